@@ -1,0 +1,259 @@
+/**
+ * Reads the options of one call of an op: each is copied once, checked, and turned into what the addon takes. Ends in
+ * `done()`, which refuses what nobody asked for. Nothing is written before that.
+ */
+import { cpuDevice } from "./addon.ts";
+import { describe, expect, FapoError } from "./check.ts";
+import {
+  allocate,
+  arrayTypeOf,
+  checkDevice,
+  type DType,
+  exactType,
+  expectNoOther,
+  isTensor,
+  memory,
+  ownOptions,
+  type Tensor,
+  type TensorData,
+} from "./tensor.ts";
+
+/** An array input: a typed array of the right class, or a tensor of the right dtype. */
+export type FloatInput = Float32Array | Tensor;
+export type Int32Input = Int32Array | Tensor;
+export type Uint8Input = Uint8Array | Tensor;
+export type Int8Input = Int8Array | Tensor;
+
+const integerRanges: Partial<Record<DType, readonly [number, number]>> = {
+  int32: [-(2 ** 31), 2 ** 31 - 1],
+  uint8: [0, 255],
+  int8: [-128, 127],
+};
+
+/** What an output must look like. */
+export interface OutputSpec {
+  dtype: DType;
+  shape: readonly number[];
+}
+
+export class Arguments {
+  readonly op: string;
+  readonly #options: Record<string, unknown>;
+
+  constructor(op: string, options: unknown) {
+    this.op = op;
+    this.#options = ownOptions(op, options);
+  }
+
+  /** Takes an option out; undefined when it is absent or undefined. */
+  take(name: string): unknown {
+    const value = this.#options[name];
+    delete this.#options[name];
+    return value;
+  }
+
+  /** Looks at an option without taking it. */
+  peek(name: string): unknown {
+    return this.#options[name];
+  }
+
+  /** Refuses options that nobody took. */
+  done(): void {
+    expectNoOther(this.op, this.#options);
+  }
+
+  fail(name: string, expected: string, got: unknown): never {
+    throw new FapoError("ERR_INVALID_ARGUMENT", `${this.op}: expected ${name} to be ${expected}, got ${describe(got)}`);
+  }
+
+  /** For options that contradict each other: `policyLoss: klCoef needs klEstimator, which is "none"`. */
+  conflict(sentence: string): never {
+    throw new FapoError("ERR_INVALID_ARGUMENT", `${this.op}: ${sentence}`);
+  }
+
+  // ---- scalars
+
+  number(name: string, fallback: number, expected: string, accepts: (value: number) => boolean): number {
+    return this.optionalNumber(name, expected, accepts) ?? fallback;
+  }
+
+  optionalNumber(name: string, expected: string, accepts: (value: number) => boolean): number | undefined {
+    const value = this.take(name);
+    if (value === undefined) return undefined;
+    if (typeof value !== "number" || !accepts(value)) this.fail(name, expected, value);
+    return value;
+  }
+
+  boolean(name: string): boolean {
+    const value = this.take(name) ?? false;
+    if (typeof value !== "boolean") this.fail(name, "true or false", value);
+    return value;
+  }
+
+  /** One of the names, the first by default, as its position: the order of the enum in C++. */
+  choice(name: string, names: readonly string[]): number {
+    const value = this.take(name) ?? names[0];
+    const position = typeof value === "string" ? names.indexOf(value) : -1;
+    if (position < 0) this.fail(name, `one of ${names.join(", ")}`, value);
+    return position;
+  }
+
+  /** The `device` option: where an op on typed arrays alone runs. */
+  device(): number {
+    const device = this.take("device");
+    if (device !== undefined) checkDevice(this.op, "device", device);
+    return cpuDevice;
+  }
+
+  // ---- arrays
+
+  /** `length` elements of `dtype`. */
+  array(name: string, dtype: DType, length: number, plain: "typed" | "plain" = "typed"): TensorData {
+    return (
+      this.optionalArray(name, dtype, length, plain) ?? this.fail(name, this.#kind(dtype, length, plain), undefined)
+    );
+  }
+
+  optionalArray(
+    name: string,
+    dtype: DType,
+    length: number,
+    plain: "typed" | "plain" = "typed",
+  ): TensorData | undefined {
+    const data = this.optionalArrayOfAnyLength(name, dtype, plain, length);
+    if (data !== undefined && data.length !== length) this.fail(name, `of length ${length}`, data);
+    return data;
+  }
+
+  /** As `array`, where the length is what the caller says it is. */
+  arrayOfAnyLength(name: string, dtype: DType, plain: "typed" | "plain" = "typed"): TensorData {
+    return (
+      this.optionalArrayOfAnyLength(name, dtype, plain) ??
+      this.fail(name, this.#kind(dtype, undefined, plain), undefined)
+    );
+  }
+
+  optionalArrayOfAnyLength(
+    name: string,
+    dtype: DType,
+    plain: "typed" | "plain" = "typed",
+    length?: number,
+  ): TensorData | undefined {
+    const value = this.take(name);
+    if (value === undefined) return undefined;
+    if (Array.isArray(value) && plain === "plain") return this.#fromNumbers(name, dtype, value);
+    if (isTensor(value)) {
+      expect(value.dtype === dtype, this.op, `${name}.dtype`, dtype, value.dtype, "ERR_UNSUPPORTED_DTYPE");
+      expect(value.shape.length === 1, this.op, name, `of one dimension`, value);
+      return memory(this.op, name, value);
+    }
+    const type = ArrayBuffer.isView(value) ? exactType(value) : undefined;
+    if (type !== arrayTypeOf(dtype)) {
+      const code = ArrayBuffer.isView(value) ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
+      expect(false, this.op, name, this.#kind(dtype, length, plain), value, code);
+    }
+    return value as TensorData;
+  }
+
+  /** A matrix of logits: a tensor `[rows, vocab]` of a floating-point dtype. */
+  logits(name: string): Tensor {
+    const value = this.take(name);
+    if (!isTensor(value)) this.fail(name, "a tensor [rows, vocab]; tensor(data, { shape }) makes one", value);
+    const floating = value.dtype === "float32" || value.dtype === "bfloat16" || value.dtype === "float16";
+    expect(floating, this.op, `${name}.dtype`, "float32, bfloat16 or float16", value.dtype, "ERR_UNSUPPORTED_DTYPE");
+    expect(value.shape.length === 2, this.op, `${name}.shape`, "[rows, vocab]", value.shape);
+    expect(value.shape[1]! >= 1, this.op, `${name}.shape`, "[rows, vocab] with a vocab of at least 1", value.shape);
+    this.#expectWhole(name, value);
+    return value;
+  }
+
+  #fromNumbers(name: string, dtype: DType, values: readonly unknown[]): TensorData {
+    const range = integerRanges[dtype];
+    const data = new (arrayTypeOf(dtype))(values.length);
+    for (let i = 0; i < data.length; i++) {
+      const value = values[i];
+      if (range === undefined) {
+        if (typeof value !== "number") this.fail(`${name}[${i}]`, "a number", value);
+      } else if (!Number.isInteger(value) || (value as number) < range[0] || (value as number) > range[1]) {
+        this.fail(`${name}[${i}]`, `an integer in ${range[0]}..${range[1]}`, value);
+      }
+      data[i] = value as number;
+    }
+    return data;
+  }
+
+  #kind(dtype: DType, length: number | undefined, plain: "typed" | "plain"): string {
+    const or = plain === "plain" ? ", an array of numbers" : "";
+    const size = length === undefined ? "" : ` of length ${length}`;
+    const name = arrayTypeOf(dtype).name;
+    return `${name.startsWith("I") ? "an" : "a"} ${name}${or} or a ${dtype} tensor${size}`;
+  }
+
+  /** The elements a tensor says it has are still there: its buffer may have been transferred or shrunk since. */
+  #expectWhole(name: string, matrix: Tensor): void {
+    const [rows, columns] = matrix.shape as [number, number];
+    const needed = rows === 0 ? 0 : (rows - 1) * matrix.rowStride + columns;
+    const data = memory(this.op, name, matrix);
+    expect(data.length >= needed, this.op, `${name}.data`, `of at least ${needed} elements`, data);
+  }
+
+  // ---- outputs
+
+  /**
+   * The object that `out` gives, after checks, or new tensors. `specs` names every output; those that are undefined
+   * were not asked for, and `out` must not have them either. `given` outputs are someone else's to check.
+   */
+  outputs<Name extends string>(
+    specs: Record<Name, OutputSpec | undefined>,
+    given: Record<string, unknown> = {},
+  ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
+    const out = this.take("out");
+    const names = Object.keys(specs) as Name[];
+    const tensors = {} as Record<Name, Tensor>;
+    if (out === undefined) {
+      for (const name of names) {
+        const spec = specs[name];
+        if (spec) tensors[name] = allocate(this.op, spec.shape, spec.dtype);
+      }
+      return { result: { ...tensors, ...given }, tensors };
+    }
+    if (typeof out !== "object" || out === null || Array.isArray(out) || isTensor(out)) {
+      this.fail("out", `the result of an earlier ${this.op}`, out);
+    }
+    const own = ownOptions(this.op, out);
+    for (const name of names) {
+      const spec = specs[name];
+      const value = own[name];
+      delete own[name];
+      if (spec === undefined) {
+        if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
+        continue;
+      }
+      tensors[name] = this.#checkOutput(`out.${name}`, value, spec);
+    }
+    for (const name of Object.keys(given)) delete own[name];
+    for (const name of Object.keys(own)) this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
+    return { result: out as Record<string, unknown>, tensors };
+  }
+
+  #checkOutput(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
+    const wanted = `a ${dtype} tensor [${shape.join(", ")}]`;
+    if (!isTensor(value)) this.fail(name, wanted, value);
+    expect(value.dtype === dtype, this.op, name, wanted, value, "ERR_UNSUPPORTED_DTYPE");
+    const fits = value.shape.length === shape.length && shape.every((size, i) => size === value.shape[i]);
+    expect(fits, this.op, name, wanted, value);
+    if (shape.length === 2) {
+      this.#expectWhole(name, value);
+    } else {
+      const data = memory(this.op, name, value);
+      expect(data.length === (shape[0] ?? 1), this.op, `${name}.data`, `of ${shape[0] ?? 1} elements`, data);
+    }
+    return value;
+  }
+}
+
+/** Conditions that refuse NaN by themselves. */
+export const isFiniteNumber = (value: number): boolean => Number.isFinite(value);
+export const isPositive = (value: number): boolean => value > 0 && value < Number.POSITIVE_INFINITY;
+export const isNotNegative = (value: number): boolean => value >= 0 && value < Number.POSITIVE_INFINITY;
+export const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 1;

@@ -1,0 +1,43 @@
+/** cast: between the floating-point dtypes. */
+import { cpuDevice, nativeMatrix, run } from "../addon.ts";
+import { expect } from "../check.ts";
+import { allocate, type DType, isTensor, type Tensor } from "../tensor.ts";
+
+const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
+
+/**
+ * A packed copy of a tensor in another floating-point dtype: widening is exact, narrowing rounds to nearest even and
+ * keeps NaN. The way to bfloat16 logits in JavaScript.
+ *
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
+ */
+export function cast(source: Tensor, dtype: DType): Tensor {
+  const op = "cast";
+  expect(isTensor(source), op, "the tensor", "a Tensor", source);
+  const wanted = "float32, bfloat16 or float16";
+  expect(
+    floatingDTypes.includes(source.dtype),
+    op,
+    "the tensor's dtype",
+    wanted,
+    source.dtype,
+    "ERR_UNSUPPORTED_DTYPE",
+  );
+  expect(floatingDTypes.includes(dtype), op, "dtype", wanted, dtype, "ERR_UNSUPPORTED_DTYPE");
+  const { shape, device } = source;
+  const native = nativeMatrix(op, "the tensor", source);
+  const result = allocate(op, shape, dtype);
+  // Only a matrix can be strided; anything else is one long row.
+  const matrix = shape.length === 2;
+  const columns = matrix ? shape[1]! : shape.reduce((product, size) => product * size, 1);
+  const packed = { rowStride: columns };
+  expect(device === "cpu", op, "the tensor's device", "cpu", device, "ERR_DEVICE_MISMATCH");
+  run("cast", {
+    device: cpuDevice,
+    source: matrix ? native : { ...native, ...packed },
+    rows: matrix ? shape[0]! : 1,
+    columns,
+    result: { ...nativeMatrix(op, "the result", result), ...packed },
+  });
+  return result;
+}

@@ -1,0 +1,51 @@
+/** fapoAdvantage: verdicts to advantages in one call. */
+import { run } from "../addon.ts";
+import { Arguments } from "../arguments.ts";
+import {
+  type FapoPenaltyOptions,
+  type FapoPenaltyResult,
+  nativePenaltyOutputs,
+  penaltyOutputs,
+  readVerdicts,
+} from "./fapoPenalty.ts";
+import {
+  type AdvantageOptions,
+  advantageOutputs,
+  type GroupAdvantageResult,
+  nativeAdvantageOutputs,
+  readConvention,
+  readGrouping,
+} from "./groupAdvantage.ts";
+
+export interface FapoAdvantageOptions extends Omit<FapoPenaltyOptions, "out">, AdvantageOptions {
+  /** The result of an earlier call of the same shape, to be written to and returned. */
+  out?: FapoAdvantageResult;
+}
+
+export interface FapoAdvantageResult extends FapoPenaltyResult, GroupAdvantageResult {}
+
+/**
+ * `fapoPenalty`, then `groupAdvantage` of its `rewards` among its `valid` responses. `zeroVariance` is judged on
+ * `fapoRewards`: a group that differs in length alone has nothing to teach, while one without a wrong answer, which an
+ * accuracy filter drops, does where it has flawed positives.
+ *
+ * @returns all outputs of both ops
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_DISPOSED`; nothing is written then
+ */
+export function fapoAdvantage(options: FapoAdvantageOptions): FapoAdvantageResult {
+  const args = new Arguments("fapoAdvantage", options);
+  const { sequences, native } = readVerdicts(args);
+  const grouping = readGrouping(args, sequences);
+  const convention = readConvention(args);
+  const { result, tensors } = args.outputs({ ...penaltyOutputs(sequences), ...advantageOutputs(grouping) });
+  args.done();
+
+  run("fapoAdvantage", {
+    ...native,
+    ...grouping,
+    ...convention,
+    ...nativePenaltyOutputs(args, tensors),
+    ...nativeAdvantageOutputs(args, tensors),
+  });
+  return result as unknown as FapoAdvantageResult;
+}

@@ -1,0 +1,143 @@
+/** fapoPenalty: verdicts to rewards. */
+import { type NativeFapoPenalty, run } from "../addon.ts";
+import {
+  Arguments,
+  type Int8Input,
+  type Int32Input,
+  isCount,
+  isFiniteNumber,
+  isNotNegative,
+  type OutputSpec,
+  type Uint8Input,
+} from "../arguments.ts";
+import { type Device, memory, type Tensor } from "../tensor.ts";
+
+/** What to do with a right answer that has no verdict: the first is the default. */
+export type UnknownVerdict = "sound" | "flawed" | "exclude";
+export const unknownVerdicts: readonly UnknownVerdict[] = ["sound", "flawed", "exclude"];
+
+export interface OverlongOptions {
+  /** Longest response that can be sampled, in tokens. */
+  maxLength: number;
+  /** The penalty starts this many tokens before `maxLength`. */
+  buffer: number;
+  /** The penalty at `maxLength`. Default 1. */
+  factor?: number;
+}
+
+export interface FapoPenaltyOptions {
+  /** `[S]`, uint8: whether the final answer is right; any non-zero value is. */
+  correct: Uint8Input | readonly number[];
+  /** `[S]`, int8: 1 flawed, 0 sound, -1 unknown. Looked at only where the answer is right. */
+  flawed: Int8Input | readonly number[];
+  /** Lambda: what a flawed positive loses. Not negative; default 1. */
+  flawedPenalty?: number;
+  /** Default `"sound"`, as the FAPO repository does. `"exclude"` takes the response out of its group. */
+  unknownVerdict?: UnknownVerdict;
+  /** `[S]`, int32: tokens per response. Needed with `overlong`. */
+  responseLengths?: Int32Input | readonly number[];
+  /** DAPO's soft penalty for responses near the length limit. Default none. */
+  overlong?: OverlongOptions;
+  /** Default 1. */
+  rewardCorrect?: number;
+  /** Default -1. */
+  rewardWrong?: number;
+  /** Where to run. Default `"cpu"`. */
+  device?: Device;
+  /** The result of an earlier call of the same shape, to be written to and returned. */
+  out?: FapoPenaltyResult;
+}
+
+export interface FapoPenaltyResult {
+  /** `[S]`, float32: with the penalty for flawed positives and the overlong penalty. */
+  rewards: Tensor;
+  /** `[S]`, float32: with the penalty for flawed positives alone. */
+  fapoRewards: Tensor;
+  /** `[S]`, uint8: 0 for responses that `unknownVerdict: "exclude"` takes out. */
+  valid: Tensor;
+}
+
+/**
+ * FAPO's reward (arXiv 2510.22543, eq. 8): `rewardCorrect` for a right answer, minus `flawedPenalty` when its reasoning
+ * is flawed, else `rewardWrong`; then DAPO's overlong penalty (arXiv 2503.14476, eq. 13),
+ * `min(-(length - (maxLength - buffer)) / buffer * factor, 0)`, not clamped below.
+ *
+ * @returns `rewards`, `fapoRewards`: `[S]`, float32; `valid`: `[S]`, uint8.
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_DISPOSED`; nothing is written then
+ */
+export function fapoPenalty(options: FapoPenaltyOptions): FapoPenaltyResult {
+  const args = new Arguments("fapoPenalty", options);
+  const { sequences, native } = readVerdicts(args);
+  const { result, tensors } = args.outputs(penaltyOutputs(sequences));
+  args.done();
+
+  run("fapoPenalty", { ...native, ...nativePenaltyOutputs(args, tensors) });
+  return result as unknown as FapoPenaltyResult;
+}
+
+type PenaltyOutput = "rewards" | "fapoRewards" | "valid";
+
+export function penaltyOutputs(sequences: number): Record<PenaltyOutput, OutputSpec> {
+  const float = { dtype: "float32", shape: [sequences] } as const;
+  return { rewards: float, fapoRewards: float, valid: { dtype: "uint8", shape: [sequences] } };
+}
+
+export function nativePenaltyOutputs(
+  { op }: Arguments,
+  tensors: Record<PenaltyOutput, Tensor>,
+): Pick<NativeFapoPenalty, PenaltyOutput> {
+  return {
+    rewards: memory(op, "out.rewards", tensors.rewards),
+    fapoRewards: memory(op, "out.fapoRewards", tensors.fapoRewards),
+    valid: memory(op, "out.valid", tensors.valid),
+  };
+}
+
+/** Reads the options of FapoPenaltyOptions but `out`. */
+export function readVerdicts(args: Arguments): { sequences: number; native: Omit<NativeFapoPenalty, PenaltyOutput> } {
+  const device = args.device();
+  const correct = args.arrayOfAnyLength("correct", "uint8", "plain");
+  const sequences = correct.length;
+  const flawed = args.array("flawed", "int8", sequences, "plain");
+  const responseLengths = args.optionalArray("responseLengths", "int32", sequences, "plain");
+  const flawedPenalty = args.number("flawedPenalty", 1, "a number of at least 0", isNotNegative);
+  const unknownVerdict = args.choice("unknownVerdict", unknownVerdicts);
+  const rewardCorrect = args.number("rewardCorrect", 1, "a finite number", isFiniteNumber);
+  const rewardWrong = args.number("rewardWrong", -1, "a finite number", isFiniteNumber);
+  const overlong = readOverlong(args);
+  if (overlong.overlongBuffer > 0 && !responseLengths) args.conflict("overlong needs responseLengths");
+  if (overlong.overlongBuffer === 0 && responseLengths) args.conflict("responseLengths are given, but no overlong");
+  return {
+    sequences,
+    native: {
+      device,
+      correct,
+      flawed,
+      responseLengths,
+      sequences,
+      rewardCorrect,
+      rewardWrong,
+      flawedPenalty,
+      unknownVerdict,
+      ...overlong,
+    },
+  };
+}
+
+function readOverlong(
+  args: Arguments,
+): Pick<NativeFapoPenalty, "overlongMaxLength" | "overlongBuffer" | "overlongFactor"> {
+  const overlong = args.take("overlong");
+  if (overlong === undefined) return { overlongMaxLength: 0, overlongBuffer: 0, overlongFactor: 1 };
+  if (typeof overlong !== "object" || overlong === null)
+    args.fail("overlong", "{ maxLength, buffer, factor? }", overlong);
+  const inner = new Arguments(`${args.op}: overlong`, overlong);
+  const count = (name: string): number =>
+    inner.optionalNumber(name, "a number of tokens", isCount) ?? inner.fail(name, "a number of tokens", undefined);
+  const maxLength = count("maxLength");
+  const buffer = count("buffer");
+  const factor = inner.number("factor", 1, "a number of at least 0", isNotNegative);
+  inner.done();
+  if (buffer > maxLength) inner.fail("buffer", `at most maxLength (${maxLength})`, buffer);
+  return { overlongMaxLength: maxLength, overlongBuffer: buffer, overlongFactor: factor };
+}

@@ -1,0 +1,77 @@
+/** fusedPolicyLoss: logits to loss, gradient and metrics in one pass. */
+import { nativeMatrix, run } from "../addon.ts";
+import { Arguments, isFiniteNumber } from "../arguments.ts";
+import { memory, type Tensor } from "../tensor.ts";
+import { metricsOutput, type PolicyBatchOptions, type PolicyMetrics, readPolicyBatch } from "./policyLoss.ts";
+import { gradLogitsOutput, readTokenLogits, type TokenLogitsOptions } from "./tokenLogprob.ts";
+
+export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchOptions {
+  /** Also return the entropy of each row. Default false; an `entropyCoef` other than 0 returns it, too. */
+  entropy?: boolean;
+  /** The loss contains `-entropyCoef * entropy` per token. A finite number; default 0. */
+  entropyCoef?: number;
+  /** Overwrite the logits with their gradient: the fastest way, and no memory of their size. Default false. */
+  inPlace?: boolean;
+  /** The result of an earlier call of the same shape, to be written to and returned: nothing is allocated then. */
+  out?: FusedPolicyLossResult;
+}
+
+export interface FusedPolicyLossResult {
+  /** Scalar, float32: to be minimised. */
+  loss: Tensor;
+  /** `[N]`, float32: as `tokenLogprob`. */
+  logprobs: Tensor;
+  /** `[N]`, float32: as `tokenLogprob`. */
+  lse: Tensor;
+  /** `[N]`, float32, in nats. When asked for, or needed for `entropyCoef`. */
+  entropy?: Tensor;
+  /** `[N, V]`, dtype of the logits: dL/dlogits; with `inPlace` the tensor `logits` itself. */
+  gradLogits: Tensor;
+  metrics: PolicyMetrics;
+}
+
+/**
+ * `tokenLogprob`, `policyLoss` and `tokenLogprobBackward` in one: reads the logits from memory once and writes their
+ * gradient once. The loss of a token also contains `-entropyCoef * entropy`. Rows with `responseMask` 0 or a token id of
+ * `ignoreIndex` do not count, are not read, and get a gradient of exactly 0.
+ *
+ * @returns `loss`: scalar, float32; `logprobs`, `lse`, `entropy`: `[N]`, float32; `gradLogits`: `[N, V]`, dtype of the
+ *   logits; `metrics`
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_TOKEN_OUT_OF_RANGE`, `ERR_DISPOSED`; nothing
+ *   is written then
+ */
+export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLossResult {
+  const args = new Arguments("fusedPolicyLoss", options);
+  const { logits, native } = readTokenLogits(args);
+  const rows = logits.shape[0]!;
+  const batch = readPolicyBatch(args, rows);
+  const entropyCoef = args.number("entropyCoef", 0, "a finite number", isFiniteNumber);
+  const entropy = args.boolean("entropy") || entropyCoef !== 0;
+  const inPlace = args.boolean("inPlace");
+  const { metrics, storage } = metricsOutput(args);
+  const row = { dtype: "float32", shape: [rows] } as const;
+  const specs = {
+    loss: { dtype: "float32", shape: [] },
+    logprobs: row,
+    lse: row,
+    entropy: entropy ? row : undefined,
+  } as const;
+  const { gradLogits, result, tensors } = gradLogitsOutput<keyof typeof specs>(args, logits, inPlace, specs, {
+    metrics,
+  });
+  args.done();
+
+  run("fusedPolicyLoss", {
+    ...native,
+    ...batch,
+    ...storage,
+    entropyCoef,
+    inPlace,
+    loss: memory(args.op, "out.loss", tensors.loss),
+    logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
+    lse: memory(args.op, "out.lse", tensors.lse),
+    entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
+    gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
+  });
+  return result as unknown as FusedPolicyLossResult;
+}

@@ -1,0 +1,180 @@
+/** tokenLogprob and its backward pass. */
+import { type NativeTokenLogits, nativeMatrix, run } from "../addon.ts";
+import {
+  Arguments,
+  type FloatInput,
+  type Int32Input,
+  isFiniteNumber,
+  isPositive,
+  type Uint8Input,
+} from "../arguments.ts";
+import { type Device, memory, type Tensor } from "../tensor.ts";
+
+/** Rows of logits with one chosen token each; shared by every op over a vocabulary. */
+export interface TokenLogitsOptions {
+  /** `[N, V]`, float32, bfloat16 or float16. Row i holds the logits that predict `tokenIds[i]`. Rows may be strided. */
+  logits: Tensor;
+  /** `[N]`, int32: the chosen token per row, 0..V-1, or `ignoreIndex`. */
+  tokenIds: Int32Input;
+  /** Logits are divided by it, as in sampling. A positive number; default 1. */
+  temperature?: number;
+  /** `cap * tanh(x / cap)` before the temperature (Gemma 2). A positive number; default none. */
+  logitSoftcap?: number;
+  /** Token id of rows to ignore. Default -100. */
+  ignoreIndex?: number;
+  /** `[N]`, uint8; 0: the row is ignored, and nothing of it is read. Default: all count. */
+  responseMask?: Uint8Input;
+  /** Where to run; must be the device of the tensors. Default `"cpu"`. */
+  device?: Device;
+}
+
+export interface TokenLogprobOptions extends TokenLogitsOptions {
+  /** Also return the entropy of each row. Default false. */
+  entropy?: boolean;
+  /** The result of an earlier call of the same shape, to be written to and returned: nothing is allocated then. */
+  out?: TokenLogprobResult;
+}
+
+export interface TokenLogprobResult {
+  /** `[N]`, float32: never above 0; 0 for ignored rows. */
+  logprobs: Tensor;
+  /** `[N]`, float32: log-sum-exp of the scaled logits; 0 for ignored rows. */
+  lse: Tensor;
+  /** `[N]`, float32, in nats; 0 for ignored rows. With `entropy: true` alone. */
+  entropy?: Tensor;
+}
+
+/**
+ * Log-probability of one chosen token per row: `z = logits / temperature` (with a cap
+ * `cap * tanh(logits / cap) / temperature`), `logprobs[i] = z[i][tokenIds[i]] - logsumexp(z[i])`.
+ *
+ * @returns `logprobs`, `lse` and, when asked for, `entropy`: each `[N]`, float32. A NaN or +Infinity logit, or a row of
+ *   -Infinity alone, makes that row NaN and no other. A -Infinity logit has probability 0.
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_TOKEN_OUT_OF_RANGE`, `ERR_DISPOSED`; nothing
+ *   is written then
+ */
+export function tokenLogprob(options: TokenLogprobOptions): TokenLogprobResult {
+  const args = new Arguments("tokenLogprob", options);
+  const { logits, native } = readTokenLogits(args);
+  const entropy = args.boolean("entropy");
+  const row = { dtype: "float32", shape: [logits.shape[0]!] } as const;
+  const { result, tensors } = args.outputs({ logprobs: row, lse: row, entropy: entropy ? row : undefined });
+  args.done();
+
+  run("tokenLogprob", {
+    ...native,
+    logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
+    lse: memory(args.op, "out.lse", tensors.lse),
+    entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
+  });
+  return result as unknown as TokenLogprobResult;
+}
+
+export interface TokenLogprobBackwardOptions extends TokenLogitsOptions {
+  /** `[N]`, float32: `logprobs` of the forward op with the same options. */
+  logprobs: FloatInput;
+  /** `[N]`, float32: `lse` of the forward op. */
+  lse: FloatInput;
+  /** `[N]`, float32: the gradient of the loss with respect to `logprobs`. A row where it is 0 is not read. */
+  gradLogprobs: FloatInput;
+  /** `[N]`, float32: `entropy` of the forward op. Needed with `gradEntropy`. */
+  entropy?: FloatInput;
+  /** `[N]`, float32: the gradient of the loss with respect to `entropy`. */
+  gradEntropy?: FloatInput;
+  /** Multiplies the gradient before it is rounded to the dtype of the logits. A finite number; default 1. */
+  gradScale?: number;
+  /** Overwrite the logits with their gradient. Default false. */
+  inPlace?: boolean;
+  /** The result of an earlier call of the same shape, to be written to and returned. */
+  out?: TokenLogprobBackwardResult;
+}
+
+export interface TokenLogprobBackwardResult {
+  /** `[N, V]`, dtype of the logits; with `inPlace` the tensor `logits` itself. */
+  gradLogits: Tensor;
+}
+
+/**
+ * Gradient of a loss with respect to the logits, from its gradient with respect to the outputs of `tokenLogprob`:
+ * `gradLogits[i][j] = (gradLogprobs[i] * ([j = tokenIds[i]] - p[j]) - gradEntropy[i] * p[j] * (ln p[j] + entropy[i]))
+ * / temperature`, times `1 - tanh^2(logits / cap)` under a cap. 16-bit gradients are rounded once, to nearest even.
+ *
+ * @returns `gradLogits`: `[N, V]`, dtype of the logits; exactly 0 for ignored rows and for -Infinity logits.
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_TOKEN_OUT_OF_RANGE`, `ERR_DISPOSED`; nothing
+ *   is written then
+ */
+export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): TokenLogprobBackwardResult {
+  const args = new Arguments("tokenLogprobBackward", options);
+  const { logits, native } = readTokenLogits(args);
+  const rows = logits.shape[0]!;
+  const logprobs = args.array("logprobs", "float32", rows);
+  const lse = args.array("lse", "float32", rows);
+  const gradLogprobs = args.array("gradLogprobs", "float32", rows);
+  const entropy = args.optionalArray("entropy", "float32", rows);
+  const gradEntropy = args.optionalArray("gradEntropy", "float32", rows);
+  if (gradEntropy && !entropy) args.conflict("gradEntropy needs entropy, the output of tokenLogprob");
+  const gradScale = args.number("gradScale", 1, "a finite number", isFiniteNumber);
+  const inPlace = args.boolean("inPlace");
+  const { gradLogits, result } = gradLogitsOutput(args, logits, inPlace);
+  args.done();
+
+  run("tokenLogprobBackward", {
+    ...native,
+    logprobs,
+    lse,
+    entropy,
+    gradLogprobs,
+    gradEntropy,
+    gradScale,
+    inPlace,
+    gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
+  });
+  return result as unknown as TokenLogprobBackwardResult;
+}
+
+/** Reads the options of TokenLogitsOptions. */
+export function readTokenLogits(args: Arguments): { logits: Tensor; native: NativeTokenLogits } {
+  const device = args.device();
+  const logits = args.logits("logits");
+  const [rows, vocab] = logits.shape as [number, number];
+  const tokenIds = args.array("tokenIds", "int32", rows);
+  const responseMask = args.optionalArray("responseMask", "uint8", rows);
+  const temperature = args.number("temperature", 1, "a positive number whose inverse is a float32", isTemperature);
+  const logitSoftcap = args.optionalNumber("logitSoftcap", "a positive number", isTemperature) ?? 0;
+  const ignoreIndex = args.number("ignoreIndex", -100, "an integer", Number.isSafeInteger);
+  const native: NativeTokenLogits = {
+    device,
+    logits: nativeMatrix(args.op, "logits", logits),
+    tokenIds,
+    responseMask,
+    rows,
+    vocab,
+    temperature,
+    logitSoftcap,
+    ignoreIndex,
+  };
+  return { logits, native };
+}
+
+/** The gradient of the logits as an output: the logits themselves when `inPlace`. */
+export function gradLogitsOutput<Name extends string>(
+  args: Arguments,
+  logits: Tensor,
+  inPlace: boolean,
+  others = {} as Record<Name, { dtype: "float32" | "int32"; shape: readonly number[] } | undefined>,
+  given: Record<string, unknown> = {},
+): { gradLogits: Tensor; result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
+  if (!inPlace) {
+    const spec = { dtype: logits.dtype, shape: logits.shape };
+    const { result, tensors } = args.outputs<Name | "gradLogits">({ ...others, gradLogits: spec }, given);
+    return { gradLogits: tensors.gradLogits, result, tensors };
+  }
+  const { result, tensors } = args.outputs<Name>(others, { ...given, gradLogits: logits });
+  result.gradLogits = logits;
+  return { gradLogits: logits, result, tensors };
+}
+
+/** log2(e) / T is a float32 in the kernels: neither T nor its inverse may leave that range. */
+function isTemperature(value: number): boolean {
+  return isPositive(value) && value < 1e38 && value > 1e-37;
+}

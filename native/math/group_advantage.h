@@ -1,0 +1,57 @@
+#pragma once
+// The advantage of one response within its group: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), RLOO (2402.14740).
+#include "native/math/host_device.h"
+
+namespace fapo {
+
+enum class Baseline : int32_t { mean, leave_one_out, none };
+enum class AdvantageScale : int32_t { group_std, batch_std, none };
+enum class Singleton : int32_t { zero, raw };
+
+struct GroupAdvantageParams {
+  Baseline baseline = Baseline::mean;
+  AdvantageScale scale = AdvantageScale::group_std;
+  int32_t ddof = 1;
+  double epsilon = 1e-6;
+  Singleton singleton = Singleton::zero;
+};
+
+// The valid rewards of a group. Mean and variance come from two passes in float64: one pass over squares loses a small
+// spread around a large mean altogether.
+struct GroupStats {
+  int64_t count = 0;
+  double mean = 0.0;
+  double std = 0.0;
+  bool constant = true;  // all equal: then the spread is 0 exactly, not a residue of rounding
+  bool finite = true;
+};
+
+FAPO_HD double std_from(double squares, int64_t count, int32_t ddof) {
+  return count > ddof ? sqrt(squares / static_cast<double>(count - ddof)) : 0.0;
+}
+
+FAPO_HD double advantage_of(double reward, const GroupStats& group, double batch_std, const GroupAdvantageParams& p) {
+  if (!group.finite) return NAN;
+  if (group.count == 1 && p.singleton == Singleton::zero) return 0.0;
+  const bool raw = group.count == 1;  // verl: mean 0, std 1
+  if (!raw && group.constant && p.baseline != Baseline::none) return 0.0;
+
+  double centred = reward;
+  if (!raw && p.baseline != Baseline::none) centred -= group.mean;
+  if (!raw && p.baseline == Baseline::leave_one_out) {
+    // reward - (sum - reward) / (n - 1) = (reward - mean) * n / (n - 1)
+    const auto n = static_cast<double>(group.count);
+    centred *= n / (n - 1.0);
+  }
+  switch (p.scale) {
+    case AdvantageScale::group_std:
+      return centred / ((raw ? 1.0 : group.std) + p.epsilon);
+    case AdvantageScale::batch_std:
+      return centred / (batch_std + p.epsilon);
+    case AdvantageScale::none:
+      break;
+  }
+  return centred;
+}
+
+}  // namespace fapo

@@ -1,0 +1,75 @@
+#pragma once
+// One row of a softmax, reduced to a few numbers: sums of powers of two measured from a reference logit, so that parts
+// of a row merge exactly, and what is read off them.
+#include "native/math/logit_scale.h"
+
+namespace fapo {
+
+// sum = sum of 2^y and weighted = sum of 2^y * y over a part of a row, y = log2 exp(z(x) - z(reference)).
+struct ExpSum {
+  double sum = 0.0;
+  double weighted = 0.0;
+
+  // The same part measured from a reference that lies log2_shift (base 2) higher.
+  FAPO_HD ExpSum rebased(double log2_shift) const {
+    const double factor = exp2_of(-log2_shift);
+    // Where the factor is 0 the shift may be infinite, and 0 * inf is NaN.
+    return factor == 0.0 ? ExpSum{0.0 * sum, 0.0 * weighted} : ExpSum{factor * sum, factor * (weighted - log2_shift * sum)};
+  }
+
+  FAPO_HD ExpSum operator+(const ExpSum& other) const { return {sum + other.sum, weighted + other.weighted}; }
+};
+
+// A whole row. The largest logit or the target's own is the reference, so sum >= 1.
+struct SoftmaxRow {
+  ExpSum exp_sum;
+  double reference_z = 0.0;  // z(reference)
+  double target_log2 = 0.0;  // log2 exp(z(target) - z(reference))
+
+  FAPO_HD double log2_sum() const { return log2_of(exp_sum.sum); }
+
+  // log softmax(z)[target], never above 0; NaN stays.
+  FAPO_HD double logprob() const {
+    const double value = (target_log2 - log2_sum()) * kLn2;
+    return value > 0.0 ? 0.0 : value;
+  }
+
+  FAPO_HD double lse() const { return reference_z + log2_sum() * kLn2; }
+
+  // -sum p ln p; NaN stays.
+  FAPO_HD double entropy() const {
+    const double value = (log2_sum() - exp_sum.weighted / exp_sum.sum) * kLn2;
+    return value < 0.0 ? 0.0 : value;
+  }
+};
+
+// What the loss of one token pulls on: dL/dlogprob and dL/dentropy.
+struct RowPull {
+  double logprob = 0.0;
+  double entropy = 0.0;
+
+  FAPO_HD bool none() const { return logprob == 0.0 && entropy == 0.0; }
+};
+
+// The gradient of a row: dL/dx[j] = slope(x[j]) * 2^y[j] * (constant + linear * y[j]) off the target, from
+// d logprob / dz[j] = [j = target] - p[j] and d entropy / dz[j] = -p[j] (ln p[j] + entropy).
+struct RowGradient {
+  double constant;
+  double linear;
+
+  // log2_sum: of 2^y over the row. entropy in nats.
+  FAPO_HD static RowGradient from(const RowPull& pull, double log2_sum, double entropy, double temperature) {
+    const double p0 = exp2_of(-log2_sum) / temperature;  // p / T = p0 * 2^y
+    const double per_log2 = pull.entropy * kLn2;
+    return {p0 * (per_log2 * log2_sum - pull.entropy * entropy - pull.logprob), -p0 * per_log2};
+  }
+
+  // The same at the target, where 1 - p is taken as -expm1(ln p): exact where p is near 1.
+  FAPO_HD static double at_target(const RowPull& pull, double logprob, double entropy, double temperature) {
+    double value = pull.logprob * -expm1(logprob);
+    if (pull.entropy != 0.0 && logprob > -INFINITY) value -= pull.entropy * exp_of(logprob) * (logprob + entropy);
+    return value / temperature;
+  }
+};
+
+}  // namespace fapo

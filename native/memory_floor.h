@@ -1,0 +1,23 @@
+#pragma once
+// How fast this machine moves memory through the same loops and threads as the ops: what benchmarks divide by.
+#include "native/tensor.h"
+
+namespace fapo {
+
+struct MemoryFloor {
+  enum class Kind : int32_t { read, read_write, copy };
+
+  Kind kind = Kind::read;
+  Array<float> data;          // read; overwritten with its own values by read_write
+  Array<float> destination;   // of copy alone, written past the caches
+  Array<float> result;        // [1], out: keeps the reads from being optimised away
+
+  template <typename Visitor>
+  void fields(Visitor&& v) {
+    v("kind", kind), v("data", data), v("destination", destination), v("result", result);
+  }
+};
+
+void memory_floor(const MemoryFloor& args);
+
+}  // namespace fapo

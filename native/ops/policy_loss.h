@@ -1,0 +1,78 @@
+#pragma once
+#include "native/math/loss_agg.h"
+#include "native/math/policy_loss.h"
+#include "native/math/policy_metrics.h"
+#include "native/tensor.h"
+
+namespace fapo {
+
+// What the policy loss knows of a batch besides the current log-probs, and where the scalars go.
+struct PolicyBatch {
+  Array<const float> old_logprobs;        // [tokens], optional: absent = the current ones
+  Array<const float> advantages;          // [sequences] or [tokens]
+  Array<const float> ref_logprobs;        // [tokens], optional
+  Array<const float> importance_weights;  // [sequences] or [tokens], optional
+  Array<const int32_t> cu_seqlens;        // [sequences + 1], optional
+  bool advantages_per_sequence = false;
+  bool importance_weights_per_sequence = false;
+  PolicyLossParams params;
+  LossAggMode loss_agg_mode = LossAggMode::token_mean;
+  double global_tokens = 0.0;     // 0: those of this call
+  double global_sequences = 0.0;  // 0: those of this call
+  double horizon = 1.0;
+  double grad_scale = 1.0;
+  double entropy_coef = 0.0;
+  Array<float> loss;      // [1], out
+  Array<float> metrics;   // [kPolicyMetrics], out
+  Array<int32_t> counts;  // [2]: tokens, sequences; out
+
+  template <typename Visitor>
+  void fields(Visitor&& v) {
+    v("oldLogprobs", old_logprobs), v("advantages", advantages), v("refLogprobs", ref_logprobs);
+    v("importanceWeights", importance_weights), v("cuSeqlens", cu_seqlens);
+    v("advantagesPerSequence", advantages_per_sequence);
+    v("importanceWeightsPerSequence", importance_weights_per_sequence);
+    v("clipRatioLow", params.clip_ratio_low), v("clipRatioHigh", params.clip_ratio_high);
+    v("clipRatioC", params.clip_ratio_c), v("logRatioClamp", params.log_ratio_clamp);
+    v("klEstimator", params.kl_estimator), v("klCoef", params.kl_coef);
+    v("lossAggMode", loss_agg_mode), v("globalTokens", global_tokens), v("globalSequences", global_sequences);
+    v("horizon", horizon), v("gradScale", grad_scale);
+    v("loss", loss), v("metrics", metrics), v("counts", counts);
+  }
+
+  // One token whose current log-prob is `logprob`; `sequence` is -1 where there are no cu_seqlens.
+  FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
+    const float old_logprob = old_logprobs.data ? old_logprobs.data[i] : logprob;
+    const float advantage = advantages.data[advantages_per_sequence ? sequence : i];
+    const float weight = importance_weights.data
+                             ? importance_weights.data[importance_weights_per_sequence ? sequence : i]
+                             : 1.0f;
+    const float ref_logprob = ref_logprobs.data ? ref_logprobs.data[i] : 0.0f;
+    return token_loss(logprob, old_logprob, advantage, weight, ref_logprob, params);
+  }
+};
+
+struct PolicyLoss {
+  int32_t device = kCpu;
+  int64_t tokens = 0;
+  Array<const float> logprobs;         // [tokens]
+  Array<const uint8_t> response_mask;  // [tokens], optional
+  PolicyBatch batch;
+  Array<float> grad_logprobs;  // [tokens], out
+
+  template <typename Visitor>
+  void fields(Visitor&& v) {
+    v("device", device), v("tokens", tokens), v("logprobs", logprobs), v("responseMask", response_mask);
+    batch.fields(v);
+    v("gradLogprobs", grad_logprobs);
+  }
+};
+
+void check_batch(const PolicyBatch& batch, int64_t tokens, int32_t device);
+void policy_loss(const PolicyLoss& args);
+
+namespace cpu {
+void policy_loss(const PolicyLoss& args);
+}  // namespace cpu
+
+}  // namespace fapo

@@ -1,0 +1,55 @@
+#include "native/simd/row_kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace fapo {
+
+namespace baseline {
+extern const IsaKernels kernels;
+}
+#if FAPO_X86
+namespace avx2 {
+extern const IsaKernels kernels;
+}
+namespace avx512 {
+extern const IsaKernels kernels;
+}
+#endif
+
+namespace {
+
+#if FAPO_X86
+// These ask the operating system (XCR0), too. The lists are what -march=x86-64-v3 and -v4 may emit.
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
+         __builtin_cpu_supports("movbe");
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const IsaKernels& choose() {
+#if FAPO_X86
+  const char* wanted = std::getenv("FAPO_ISA");
+  const auto allowed = [wanted](const char* name) { return !wanted || std::strcmp(wanted, name) == 0; };
+  if (allowed("avx512") && has_avx512()) return avx512::kernels;
+  const bool below_avx512 = !wanted || std::strcmp(wanted, "baseline") != 0;
+  if (below_avx512 && has_avx2()) return avx2::kernels;
+#endif
+  return baseline::kernels;
+}
+
+}  // namespace
+
+const IsaKernels& isa_kernels() {
+  static const IsaKernels& kernels = choose();
+  return kernels;
+}
+
+}  // namespace fapo

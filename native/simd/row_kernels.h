@@ -1,0 +1,81 @@
+#pragma once
+// The loops over the vocabulary: the only code that runs once per logit. Written once over a small vector type
+// (vector_*.h), compiled once per instruction set, chosen at run time. C headers only, so that no inline function of
+// the C++ library is emitted with instructions that the machine may not have.
+#include <stdint.h>
+
+namespace fapo {
+
+struct bf16;
+struct f16;
+
+// y(x) = log2 exp(z(x) - z(reference)), the exponent of a logit, in float32. Differences are taken before they are
+// scaled, so that an offset common to all logits costs no digits.
+struct ExpMap {
+  float reference;
+  float scale;  // log2(e) / temperature; times the cap under a cap
+  // With a cap c: tanh(a) - tanh(b) = 2 p q m / (q + p E), E = exp(2 (a - b)), m = E - 1, p = 1 / (1 + exp(-2 b)),
+  // q = 1 - p: small differences of tanh to full relative precision.
+  float cap_limit;  // 20 c: beyond it tanh is 1 in float64
+  float cap_scale;  // 2 log2(e) / c
+  float p, q;
+};
+
+// Terms up to 2^kHeadroom above the reference keep the full precision of float32 sums and products. A row that goes
+// higher is measured from its maximum from there on.
+constexpr float kHeadroom = 8.0f;
+
+struct PartialSum {
+  double sum;       // of 2^y
+  double weighted;  // of 2^y * y, when asked for
+  int64_t end;      // where it stopped: at the length, or before the first group of logits beyond the headroom
+};
+
+struct GradientMap {
+  float constant;  // gradient = slope * 2^y * (constant + linear * y)
+  float linear;
+};
+
+template <typename T>
+struct RowKernels {
+  using Sum = PartialSum (*)(const T* x, int64_t n, const ExpMap& map);
+  // [cap][entropy][checked]: checked stops at the headroom; otherwise the reference is known to be high enough.
+  Sum sum_exp[2][2][2];
+  // As sum_exp[0][0][checked], and leaves 2^y in place of x. float32 alone, null otherwise.
+  PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const ExpMap& map);
+  // The largest element, -Infinity for n = 0. A NaN may be passed over: it comes out of the sum.
+  float (*max)(const T* x, int64_t n);
+  // [cap][entropy]; out may be x. `streamed`: stores past the caches, for outputs that do not fit them.
+  void (*gradient[2][2])(T* out, const T* x, int64_t n, const ExpMap& map, GradientMap gradient, bool streamed);
+  // x *= factor; float32 alone, null otherwise.
+  void (*scale)(T* x, int64_t n, float factor);
+  // A copy past the caches, for measuring memory; float32 alone, null otherwise.
+  void (*copy_streamed)(T* out, const T* x, int64_t n);
+};
+
+struct IsaKernels {
+  const char* name;
+  RowKernels<float> float32;
+  RowKernels<bf16> bfloat16;
+  RowKernels<f16> float16;
+};
+
+// The best that this machine runs, or what FAPO_ISA names (baseline, avx2, avx512) if the machine runs it.
+const IsaKernels& isa_kernels();
+
+template <typename T>
+const RowKernels<T>& row_kernels();
+template <>
+inline const RowKernels<float>& row_kernels<float>() {
+  return isa_kernels().float32;
+}
+template <>
+inline const RowKernels<bf16>& row_kernels<bf16>() {
+  return isa_kernels().bfloat16;
+}
+template <>
+inline const RowKernels<f16>& row_kernels<f16>() {
+  return isa_kernels().float16;
+}
+
+}  // namespace fapo

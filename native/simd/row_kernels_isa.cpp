@@ -1,0 +1,305 @@
+// The row kernels. Compiled once per instruction set, with FAPO_ISA naming the namespace and FAPO_ISA_LEVEL the vector
+// type; see row_kernels.h.
+#include "native/simd/row_kernels.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "native/half.h"
+
+#define INLINE __attribute__((always_inline)) inline
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if FAPO_ISA_LEVEL > 0
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace fapo::FAPO_ISA {
+namespace {
+
+#if FAPO_ISA_LEVEL == 4
+#include "native/simd/vector_avx512.h"
+#elif FAPO_ISA_LEVEL == 3
+#include "native/simd/vector_avx2.h"
+#else
+#include "native/simd/vector_baseline.h"
+#endif
+
+constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency of the polynomial
+constexpr int64_t kGroup = kUnroll * Vec::kLanes;
+constexpr int64_t kBlock = 2048;  // float32 partial sums go to float64 this often: their error stays near 1e-7
+
+constexpr float kNegInf = -HUGE_VALF;
+
+template <typename T>
+INLINE void load(const T* p, Vec (&x)[kUnroll]) {
+  UNROLL for (int u = 0; u < kUnroll; u += 2) load_pair(p + u * Vec::kLanes, x[u], x[u + 1]);
+}
+
+template <bool kStreamed, typename T>
+INLINE void store(T* p, Vec (&x)[kUnroll]) {
+  UNROLL for (int u = 0; u < kUnroll; u += 2) store_pair<kStreamed>(p + u * Vec::kLanes, x[u], x[u + 1]);
+}
+
+template <typename T>
+T neg_inf();
+template <>
+INLINE float neg_inf<float>() {
+  return kNegInf;
+}
+template <>
+INLINE bf16 neg_inf<bf16>() {
+  return {0xff80};
+}
+template <>
+INLINE f16 neg_inf<f16>() {
+  return {0xfc00};
+}
+
+// The last group of a row, filled up with logits of no weight.
+template <typename T>
+struct Tail {
+  alignas(64) T x[kGroup];
+
+  INLINE Tail(const T* p, int64_t n) {
+    for (int64_t i = 0; i < kGroup; ++i) x[i] = i < n ? p[i] : neg_inf<T>();
+  }
+};
+
+struct Mapping {
+  Vec reference, scale, limit, cap_scale, p, q, two_pq;
+
+  INLINE explicit Mapping(const ExpMap& m)
+      : reference(Vec::of(m.reference)),
+        scale(Vec::of(m.scale)),
+        limit(Vec::of(m.cap_limit)),
+        cap_scale(Vec::of(m.cap_scale)),
+        p(Vec::of(m.p)),
+        q(Vec::of(m.q)),
+        two_pq(Vec::of(2.0f * m.p * m.q)) {}
+};
+
+// 2^w and 2^w - 1, the latter to full relative precision.
+INLINE void exp2_and_expm1(Vec w, Vec& e, Vec& m) {
+  constexpr float kC[] = {1.0f, 0.6931471824645996f, 0.24022647738456726f, 0.05550362169742584f, 0.009618526324629784f,
+                          0.0013390161329880357f, 0.00015321154205594212f};
+  const Vec n = round_to_nearest(w);
+  const Vec f = w - n;
+  Vec r = Vec::of(kC[6]);
+  UNROLL for (int d = 5; d >= 1; --d) r = fmadd(r, f, Vec::of(kC[d]));
+  r = r * f;  // 2^f - 1
+  const Vec power = power_of_two(n);
+  e = power * (r + Vec::of(1.0f));
+  m = select_below(abs(n), Vec::of(0.5f), r, e - Vec::of(1.0f));
+}
+
+// x -> y, and under a cap the slope 4 p q E / (q + p E)^2 = 1 - tanh^2.
+template <bool kCapped>
+INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& map) {
+  if constexpr (!kCapped) {
+    UNROLL for (int u = 0; u < kUnroll; ++u) x[u] = (x[u] - map.reference) * map.scale;
+  } else {
+    UNROLL for (int u = 0; u < kUnroll; ++u) {
+      const Vec raw = x[u];
+      const Vec inside = min(map.limit, max(Vec::of(0.0f) - map.limit, raw));
+      Vec e, m;
+      exp2_and_expm1((inside - map.reference) * map.cap_scale, e, m);
+      const Vec denominator = fmadd(map.p, e, map.q);
+      const Vec y = map.two_pq * m / denominator * map.scale;
+      slope[u] = (map.two_pq + map.two_pq) * e / (denominator * denominator);
+      // -Infinity stays (a masked entry), +Infinity is as invalid as NaN.
+      const Vec masked = select_below(raw, Vec::of(-FLT_MAX), Vec::of(kNegInf), y);
+      x[u] = select_below(Vec::of(FLT_MAX), raw, Vec::of(NAN), masked);
+    }
+  }
+}
+
+template <typename T, bool kCapped, bool kEntropy, bool kChecked, bool kInPlace>
+INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
+  const Mapping map(exp_map);
+  const Vec headroom = Vec::of(kHeadroom);
+  PartialSum total{0.0, 0.0, n};
+  for (int64_t block = 0; block < n; block += kBlock) {
+    const int64_t end = block + kBlock < n ? block + kBlock : n;
+    Vec sum[kUnroll], weighted[kUnroll];
+    UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
+
+    const auto add = [&](T* p) __attribute__((always_inline)) {
+      Vec y[kUnroll], unused[kUnroll];
+      load(p, y);
+      map_logits<kCapped>(y, unused, map);
+      if constexpr (kChecked) {
+        Vec top = y[0];
+        UNROLL for (int u = 1; u < kUnroll; ++u) top = max(y[u], top);
+        if (__builtin_expect(any_above(top, headroom), 0)) return false;
+      }
+      Vec exponent[kUnroll];
+      if constexpr (kEntropy) {
+        // 0 * -inf is NaN; 2^-1000 is 0 as well.
+        UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = max(Vec::of(-1000.0f), y[u]);
+      }
+      exp2(y);
+      if constexpr (kInPlace) store<false>(p, y);
+      UNROLL for (int u = 0; u < kUnroll; ++u) {
+        sum[u] = sum[u] + y[u];
+        if constexpr (kEntropy) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
+      }
+      return true;
+    };
+
+    int64_t i = block;
+    bool fits = true;
+    for (; fits && i + kGroup <= end; i += kGroup) fits = add(x + i);
+    if (!fits) i -= kGroup;
+    if (fits && i < end) {
+      Tail<T> tail(x + i, end - i);
+      fits = add(tail.x);
+      if (kInPlace && fits) memcpy(x + i, tail.x, static_cast<size_t>(end - i) * sizeof(T));
+    }
+
+    UNROLL for (int step = 1; step < kUnroll; step *= 2) {
+      UNROLL for (int u = 0; u + step < kUnroll; u += 2 * step) {
+        sum[u] = sum[u] + sum[u + step];
+        weighted[u] = weighted[u] + weighted[u + step];
+      }
+    }
+    total.sum += horizontal_sum(sum[0]);
+    if constexpr (kEntropy) total.weighted += horizontal_sum(weighted[0]);
+    if (!fits) {
+      total.end = i;
+      return total;
+    }
+  }
+  return total;
+}
+
+template <typename T, bool kCapped, bool kEntropy, bool kChecked>
+PartialSum sum_exp(const T* x, int64_t n, const ExpMap& map) {
+  // Only the in-place variant writes.
+  return sum_exp_loop<T, kCapped, kEntropy, kChecked, false>(const_cast<T*>(x), n, map);
+}
+
+template <bool kChecked>
+PartialSum sum_exp_in_place(float* x, int64_t n, const ExpMap& map) {
+  return sum_exp_loop<float, false, false, kChecked, true>(x, n, map);
+}
+
+template <typename T>
+float max_of(const T* x, int64_t n) {
+  Vec top[kUnroll], v[kUnroll];
+  UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = Vec::of(kNegInf);
+  const auto add = [&](const T* p) __attribute__((always_inline)) {
+    load(p, v);
+    UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = max(v[u], top[u]);
+  };
+  int64_t i = 0;
+  for (; i + kGroup <= n; i += kGroup) add(x + i);
+  if (i < n) add(Tail<T>(x + i, n - i).x);
+  UNROLL for (int u = 1; u < kUnroll; ++u) top[0] = max(top[u], top[0]);
+  return horizontal_max(top[0]);
+}
+
+template <typename T, bool kCapped, bool kEntropy, bool kStreamed>
+INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient) {
+  const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
+  const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
+    Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
+    load(from, y);
+    map_logits<kCapped>(y, slope, map);
+    UNROLL for (int u = 0; u < kUnroll; ++u) {
+      factor[u] = kEntropy ? fmadd(linear, max(Vec::of(-1000.0f), y[u]), constant) : constant;
+    }
+    exp2(y);
+    UNROLL for (int u = 0; u < kUnroll; ++u) {
+      y[u] = y[u] * factor[u];
+      if constexpr (kCapped) y[u] = y[u] * slope[u];
+    }
+    put_to(y);
+  };
+  int64_t i = 0;
+  for (; i + kGroup <= n; i += kGroup) {
+    step(x + i, [&](Vec (&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
+  }
+  if (i < n) {
+    Tail<T> tail(x + i, n - i);
+    step(tail.x, [&](Vec (&y)[kUnroll]) __attribute__((always_inline)) { store<false>(tail.x, y); });
+    memcpy(out + i, tail.x, static_cast<size_t>(n - i) * sizeof(T));
+  }
+}
+
+template <typename T, bool kCapped, bool kEntropy>
+void gradient(T* out, const T* x, int64_t n, const ExpMap& exp_map, GradientMap g, bool streamed) {
+  const Mapping map(exp_map);
+  if (!streamed) return gradient_loop<T, kCapped, kEntropy, false>(out, x, n, map, g);
+  // Streaming stores are of whole, aligned vectors: the elements up to the first such address go the ordinary way.
+  int64_t head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(out)) % 64 / sizeof(T));
+  if (head > n) head = n;
+  gradient_loop<T, kCapped, kEntropy, false>(out, x, head, map, g);
+  gradient_loop<T, kCapped, kEntropy, true>(out + head, x + head, n - head, map, g);
+  stream_fence();
+}
+
+void scale(float* x, int64_t n, float factor) {
+  const Vec f = Vec::of(factor);
+  int64_t i = 0;
+  for (; i + kGroup <= n; i += kGroup) {
+    Vec y[kUnroll];
+    load(x + i, y);
+    UNROLL for (int u = 0; u < kUnroll; ++u) y[u] = y[u] * f;
+    store<false>(x + i, y);
+  }
+  for (; i < n; ++i) x[i] *= factor;
+}
+
+void copy_streamed(float* out, const float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i < n && reinterpret_cast<uintptr_t>(out + i) % 64 != 0; ++i) out[i] = x[i];
+  for (; i + kGroup <= n; i += kGroup) {
+    Vec y[kUnroll];
+    load(x + i, y);
+    store<true>(out + i, y);
+  }
+  for (; i < n; ++i) out[i] = x[i];
+  stream_fence();
+}
+
+template <typename T>
+constexpr RowKernels<T> kernels_of() {
+  RowKernels<T> k{};
+  k.sum_exp[0][0][0] = sum_exp<T, false, false, false>;
+  k.sum_exp[0][0][1] = sum_exp<T, false, false, true>;
+  k.sum_exp[0][1][0] = sum_exp<T, false, true, false>;
+  k.sum_exp[0][1][1] = sum_exp<T, false, true, true>;
+  k.sum_exp[1][0][0] = sum_exp<T, true, false, false>;
+  k.sum_exp[1][0][1] = sum_exp<T, true, false, true>;
+  k.sum_exp[1][1][0] = sum_exp<T, true, true, false>;
+  k.sum_exp[1][1][1] = sum_exp<T, true, true, true>;
+  k.max = max_of<T>;
+  k.gradient[0][0] = gradient<T, false, false>;
+  k.gradient[0][1] = gradient<T, false, true>;
+  k.gradient[1][0] = gradient<T, true, false>;
+  k.gradient[1][1] = gradient<T, true, true>;
+  return k;
+}
+
+constexpr RowKernels<float> float_kernels() {
+  RowKernels<float> k = kernels_of<float>();
+  k.sum_exp_in_place[0] = sum_exp_in_place<false>;
+  k.sum_exp_in_place[1] = sum_exp_in_place<true>;
+  k.scale = scale;
+  k.copy_streamed = copy_streamed;
+  return k;
+}
+
+#define FAPO_TEXT_OF(x) #x
+#define FAPO_TEXT(x) FAPO_TEXT_OF(x)
+
+}  // namespace
+
+extern const IsaKernels kernels;
+const IsaKernels kernels = {FAPO_TEXT(FAPO_ISA), float_kernels(), kernels_of<bf16>(), kernels_of<f16>()};
+
+}  // namespace fapo::FAPO_ISA
