@@ -8,9 +8,9 @@ struct MemoryFloor {
   enum class Kind : int32_t { read, read_write, copy };
 
   Kind kind = Kind::read;
-  Array<float> data;          // read; overwritten with its own values by read_write
-  Array<float> destination;   // of copy alone, written past the caches
-  Array<float> result;        // [1], out: keeps the reads from being optimised away
+  Array<float> data;         // read; overwritten with its own values by read_write
+  Array<float> destination;  // of copy alone, written past the caches
+  Array<float> result;       // [1], out: keeps the reads from being optimised away
 
   template <typename Visitor>
   void fields(Visitor&& v) {

@@ -21,10 +21,7 @@ template <typename Fn>
 void parallel_for(int64_t count, int64_t chunk, int64_t bytes, const Fn& fn) {
   detail::parallel_for(
       count, chunk, bytes,
-      [](const void* context, int64_t begin, int64_t end) {
-        (*static_cast<const Fn*>(context))(begin, end);
-      },
-      &fn);
+      [](const void* context, int64_t begin, int64_t end) { (*static_cast<const Fn*>(context))(begin, end); }, &fn);
 }
 
 }  // namespace fapo

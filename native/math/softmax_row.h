@@ -14,7 +14,8 @@ struct ExpSum {
   FAPO_HD ExpSum rebased(double log2_shift) const {
     const double factor = exp2_of(-log2_shift);
     // Where the factor is 0 the shift may be infinite, and 0 * inf is NaN.
-    return factor == 0.0 ? ExpSum{0.0 * sum, 0.0 * weighted} : ExpSum{factor * sum, factor * (weighted - log2_shift * sum)};
+    return factor == 0.0 ? ExpSum{0.0 * sum, 0.0 * weighted}
+                         : ExpSum{factor * sum, factor * (weighted - log2_shift * sum)};
   }
 
   FAPO_HD ExpSum operator+(const ExpSum& other) const { return {sum + other.sum, weighted + other.weighted}; }

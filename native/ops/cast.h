@@ -6,7 +6,7 @@ namespace fapo {
 // Converts between float32, bfloat16 and float16: widening exactly, narrowing to nearest even with NaN kept.
 struct Cast {
   int32_t device = kCpu;
-  Matrix source;         // [rows, columns]
+  Matrix source;  // [rows, columns]
   int64_t rows = 0;
   int64_t columns = 0;
   MutableMatrix result;  // [rows, columns], out

@@ -63,8 +63,8 @@ void cpu::fused_policy_loss(const FusedPolicyLoss& args) {
       }
     });
   });
-  plan.reduce(counts, [&](int64_t i) { return args.logprobs[i]; },
-              [&](int64_t i) { return entropy ? args.entropy[i] : 0.0; });
+  plan.reduce(
+      counts, [&](int64_t i) { return args.logprobs[i]; }, [&](int64_t i) { return entropy ? args.entropy[i] : 0.0; });
 }
 
 }  // namespace fapo

@@ -44,9 +44,8 @@ struct PolicyBatch {
   FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
     const float old_logprob = old_logprobs.data ? old_logprobs.data[i] : logprob;
     const float advantage = advantages.data[advantages_per_sequence ? sequence : i];
-    const float weight = importance_weights.data
-                             ? importance_weights.data[importance_weights_per_sequence ? sequence : i]
-                             : 1.0f;
+    const float weight =
+        importance_weights.data ? importance_weights.data[importance_weights_per_sequence ? sequence : i] : 1.0f;
     const float ref_logprob = ref_logprobs.data ? ref_logprobs.data[i] : 0.0f;
     return token_loss(logprob, old_logprob, advantage, weight, ref_logprob, params);
   }

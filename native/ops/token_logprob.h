@@ -7,9 +7,9 @@ namespace fapo {
 // Rows of logits with one chosen token each: what every op over a vocabulary takes.
 struct TokenLogits {
   int32_t device = kCpu;
-  Matrix logits;                        // [rows, vocab]
-  Array<const int32_t> token_ids;       // [rows]
-  Array<const uint8_t> response_mask;   // [rows], optional; 0: the row is ignored
+  Matrix logits;                       // [rows, vocab]
+  Array<const int32_t> token_ids;      // [rows]
+  Array<const uint8_t> response_mask;  // [rows], optional; 0: the row is ignored
   int64_t rows = 0;
   int64_t vocab = 0;
   LogitScale scale;

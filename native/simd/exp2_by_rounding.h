@@ -4,7 +4,11 @@
 // needed. The clamps keep a NaN: max and min give their second operand then.
 template <int kCount>
 INLINE void exp2(Vec (&y)[kCount]) {
-  constexpr float kC[] = {1.0f, 0.6931470036506653f, 0.24022242426872253f, 0.05550733581185341f, 0.009671512991189957f,
+  constexpr float kC[] = {1.0f,
+                          0.6931470036506653f,
+                          0.24022242426872253f,
+                          0.05550733581185341f,
+                          0.009671512991189957f,
                           0.001326472731307149f};
   Vec n[kCount], r[kCount];
   UNROLL for (int u = 0; u < kCount; ++u) y[u] = min(Vec::of(127.49f), max(Vec::of(-127.0f), y[u]));

@@ -1,12 +1,11 @@
 // The row kernels. Compiled once per instruction set, with FAPO_ISA naming the namespace and FAPO_ISA_LEVEL the vector
 // type; see row_kernels.h.
-#include "native/simd/row_kernels.h"
-
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "native/half.h"
+#include "native/simd/row_kernels.h"
 
 #define INLINE __attribute__((always_inline)) inline
 #define UNROLL _Pragma("GCC unroll 16")
@@ -84,8 +83,13 @@ struct Mapping {
 
 // 2^w and 2^w - 1, the latter to full relative precision.
 INLINE void exp2_and_expm1(Vec w, Vec& e, Vec& m) {
-  constexpr float kC[] = {1.0f, 0.6931471824645996f, 0.24022647738456726f, 0.05550362169742584f, 0.009618526324629784f,
-                          0.0013390161329880357f, 0.00015321154205594212f};
+  constexpr float kC[] = {1.0f,
+                          0.6931471824645996f,
+                          0.24022647738456726f,
+                          0.05550362169742584f,
+                          0.009618526324629784f,
+                          0.0013390161329880357f,
+                          0.00015321154205594212f};
   const Vec n = round_to_nearest(w);
   const Vec f = w - n;
   Vec r = Vec::of(kC[6]);
@@ -127,7 +131,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
     Vec sum[kUnroll], weighted[kUnroll];
     UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
 
-    const auto add = [&](T* p) __attribute__((always_inline)) {
+    const auto add = [&](T * p) __attribute__((always_inline)) {
       Vec y[kUnroll], unused[kUnroll];
       load(p, y);
       map_logits<kCapped>(y, unused, map);
@@ -221,11 +225,13 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   };
   int64_t i = 0;
   for (; i + kGroup <= n; i += kGroup) {
-    step(x + i, [&](Vec (&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
+    step(
+        x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
   }
   if (i < n) {
     Tail<T> tail(x + i, n - i);
-    step(tail.x, [&](Vec (&y)[kUnroll]) __attribute__((always_inline)) { store<false>(tail.x, y); });
+    step(
+        tail.x, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<false>(tail.x, y); });
     memcpy(out + i, tail.x, static_cast<size_t>(n - i) * sizeof(T));
   }
 }

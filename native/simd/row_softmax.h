@@ -18,12 +18,9 @@ inline ExpMap exp_map(const LogitScale& scale, float reference) {
   const double small = 1.0 / (exp_of(2.0 * std::abs(inside) / scale.softcap) + 1.0);
   const double p = inside < 0.0 ? small : 1.0 - small;
   const double q = inside < 0.0 ? 1.0 - small : small;
-  return {static_cast<float>(inside),
-          static_cast<float>(kLog2E / scale.temperature * scale.softcap),
-          static_cast<float>(limit),
-          static_cast<float>(2.0 * kLog2E / scale.softcap),
-          static_cast<float>(p),
-          static_cast<float>(q)};
+  return {static_cast<float>(inside), static_cast<float>(kLog2E / scale.temperature * scale.softcap),
+          static_cast<float>(limit),  static_cast<float>(2.0 * kLog2E / scale.softcap),
+          static_cast<float>(p),      static_cast<float>(q)};
 }
 
 // A row is measured from the target's own logit, which needs no search for the maximum: the first pass over the row is
@@ -78,8 +75,7 @@ class CpuSoftmaxRow {
   void gradient(T* out, const T* x, int64_t target, const RowPull& pull, bool streamed) const {
     if (invalid(pull)) return fill_nan(out);
     const double target_logit = to_float(x[target]);  // before an in-place pass overwrites it
-    const RowGradient g =
-        RowGradient::from(pull, log2_sum_, pull.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
+    const RowGradient g = RowGradient::from(pull, log2_sum_, pull.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
     const auto& kernel = kernels_.gradient[scale_.capped()][pull.entropy != 0.0];
     if (split_ > 0) {
       // The part before the split was measured from a reference that lies shift_ lower.
@@ -112,7 +108,8 @@ class CpuSoftmaxRow {
     const float target_logit = to_float(x[target]);
     float reference = target_logit;
     if (!std::isfinite(reference)) {
-      // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil it.
+      // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
+      // it.
       if (reference == -INFINITY) reference = kernels_.max(x, vocab_);
       if (!std::isfinite(reference)) return invalid_row();
     }

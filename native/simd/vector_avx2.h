@@ -14,9 +14,7 @@ INLINE Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 INLINE Vec fmadd(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 INLINE Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 INLINE Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
-INLINE bool any_above(Vec a, Vec limit) {
-  return _mm256_movemask_ps(_mm256_cmp_ps(a.v, limit.v, _CMP_NLE_UQ)) != 0;
-}
+INLINE bool any_above(Vec a, Vec limit) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, limit.v, _CMP_NLE_UQ)) != 0; }
 INLINE Vec select_below(Vec x, Vec limit, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, limit.v, _CMP_LT_OQ))};
 }
@@ -82,13 +80,11 @@ INLINE void store_pair(f16* p, Vec a, Vec b) {
                                      _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)));
 }
 
-INLINE Vec round_to_nearest(Vec y) {
-  return {_mm256_round_ps(y.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
+INLINE Vec round_to_nearest(Vec y) { return {_mm256_round_ps(y.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // r * 2^n by adding n to the exponent; for n = -127 and r = 1 exactly 0.
 INLINE Vec scale_by_power(Vec r, Vec n) {
-  return {_mm256_castsi256_ps(
-      _mm256_add_epi32(_mm256_castps_si256(r.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
+  return {
+      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(r.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
 }
 INLINE void stream_fence() { _mm_sfence(); }
 

@@ -26,8 +26,8 @@ INLINE Vec select_below(Vec x, Vec limit, Vec a, Vec b) {
 INLINE Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 INLINE float horizontal_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 INLINE double horizontal_sum(Vec a) {
-  return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a.v)),
-                                            _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))));
+  return _mm512_reduce_add_pd(
+      _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a.v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))));
 }
 
 // 2 kLanes consecutive elements. Which lane holds which element is the pair's own affair: 16-bit types are neither
@@ -60,8 +60,7 @@ INLINE __m512i rounded_bf16(Vec a) {
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), bits,
-                              _mm512_set1_epi32(0x400000));
+  return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x400000));
 }
 
 template <bool kStreamed>
@@ -85,7 +84,11 @@ INLINE void store_pair(f16* p, Vec a, Vec b) {
 // floor(y) to the exponent.
 template <int kCount>
 INLINE void exp2(Vec (&y)[kCount]) {
-  constexpr float kC[] = {1.0f, 0.6931512951850891f, 0.24016444385051727f, 0.05579991266131401f, 0.009017030708491802f,
+  constexpr float kC[] = {1.0f,
+                          0.6931512951850891f,
+                          0.24016444385051727f,
+                          0.05579991266131401f,
+                          0.009017030708491802f,
                           0.0018671300495043397f};
   Vec f[kCount], r[kCount];
   UNROLL for (int u = 0; u < kCount; ++u) f[u] = {_mm512_reduce_ps(y[u].v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};

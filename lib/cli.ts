@@ -1,0 +1,53 @@
+#!/usr/bin/env node
+/** The command `fapo-kernels`: a table of subcommands, each loaded when it is asked for. */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { describe } from "./check.ts";
+
+interface Command {
+  readonly summary: string;
+  run(args: readonly string[]): Promise<number> | number;
+}
+
+const commands: Readonly<Record<string, Command>> = {
+  build: {
+    summary: "build the native kernels from source (CMake 3.25, a C++20 compiler), where no prebuilt file fits",
+    run: (args) => {
+      const script = fileURLToPath(new URL("../scripts/build-native.mjs", import.meta.url));
+      return spawnSync(process.execPath, [script, ...args], { stdio: "inherit" }).status ?? 1;
+    },
+  },
+  devices: {
+    summary: "print as JSON what there is to run on, and why not where it is not",
+    run: async () => {
+      const { devices } = await import("./device.ts");
+      process.stdout.write(`${JSON.stringify(devices(), undefined, 2)}\n`);
+      return 0;
+    },
+  },
+};
+
+function help(): string {
+  const lines = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(12)} ${summary}`);
+  return `Usage: fapo-kernels <command> [options]\n\n${lines.join("\n")}\n`;
+}
+
+async function main([name, ...args]: readonly string[]): Promise<number> {
+  if (name === undefined || name === "--help" || name === "-h") {
+    process.stdout.write(help());
+    return name === undefined ? 2 : 0;
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  if (!command) {
+    process.stderr.write(`fapo-kernels: no command ${describe(name)}\n\n${help()}`);
+    return 2;
+  }
+  try {
+    return await command.run(args);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    return 1;
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2));
