@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * Tensors: typed memory with a shape, and where it lives. No arithmetic here; ops read the memory through `memory()`.
  */
