@@ -1,0 +1,53 @@
+// `npm run test:sanitize`: the test suite on an addon built with AddressSanitizer and UndefinedBehaviorSanitizer (GCC).
+//   node scripts/test-sanitize.mjs [test file ...]
+import { execFileSync, spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+process.chdir(root);
+const build = "build/sanitize/build";
+const cmake = (...args) => execFileSync("cmake", args, { stdio: ["ignore", "ignore", "inherit"] });
+cmake(
+  "-S",
+  ".",
+  "-B",
+  build,
+  "-DCMAKE_BUILD_TYPE=Release",
+  "-DFAPO_SANITIZE=address,undefined",
+  "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+);
+cmake("--build", build, "--parallel", process.env.JOBS ?? "2");
+
+const library = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { encoding: "utf8" }).trim();
+const env = {
+  ...process.env,
+  FAPO_KERNELS_PREBUILD: path.resolve("build/sanitize"), // where the loader looks for build/Release
+  LD_PRELOAD: `${library("libasan.so")} ${library("libubsan.so")} ${library("libstdc++.so.6")}`,
+  ASAN_OPTIONS:
+    "detect_leaks=0:exitcode=86:halt_on_error=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
+  UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1:exitcode=86",
+};
+
+const loaded = execFileSync(
+  process.execPath,
+  [
+    "--input-type=module",
+    "--eval",
+    'import { devices } from "fapo-kernels"; devices(); console.log(process.report.getReport().sharedObjects.join("\\n"));',
+  ],
+  { env, encoding: "utf8" },
+);
+if (!loaded.includes(path.join("build", "sanitize"))) throw new Error("the sanitized addon was not loaded");
+
+// Left out: tests of processes that print what the sanitizer adds, and of things that are not the addon.
+const leftOut = /^(addon|bench|genrm|house|lifecycle|train)\b/;
+const tests = process.argv.slice(2);
+if (tests.length === 0) {
+  for (const file of readdirSync("build-ts/test")) {
+    if (file.endsWith(".test.js") && !leftOut.test(file)) tests.push(path.join("build-ts/test", file));
+  }
+}
+process.exitCode = spawnSync(process.execPath, ["--test", ...tests], { env, stdio: "inherit" }).status ?? 1;
