@@ -51,7 +51,8 @@ export interface NativePolicyBatch {
   globalSequences: number;
   horizon: number;
   gradScale: number;
-  loss: TensorData;
+  entropyCoef: number;
+  loss: Maybe<TensorData>;
   metrics: TensorData;
   counts: TensorData;
 }
@@ -82,7 +83,13 @@ export interface NativeGrouping {
   groupIds: Maybe<TensorData>;
 }
 
-export interface NativeAdvantage {
+/** See `GroupAdvantage` in native/ops/group_advantage.h. In `fapoAdvantage` the inputs are outputs of the penalty. */
+export interface NativeGroupAdvantage {
+  device: number;
+  grouping: NativeGrouping;
+  rewards: Maybe<TensorData>;
+  valid: Maybe<TensorData>;
+  varianceRewards: Maybe<TensorData>;
   baseline: number;
   scale: number;
   ddof: number;
@@ -97,50 +104,43 @@ export interface NativeAdvantage {
 /** The ops of native/addon.cpp. */
 interface NativeOps {
   cast(args: { device: number; source: NativeMatrix; rows: number; columns: number; result: NativeMatrix }): void;
-  tokenLogprob(args: NativeTokenLogits & { logprobs: TensorData; lse: TensorData; entropy: Maybe<TensorData> }): void;
-  tokenLogprobBackward(
-    args: NativeTokenLogits & {
-      logprobs: TensorData;
-      lse: TensorData;
-      entropy: Maybe<TensorData>;
-      gradLogprobs: TensorData;
-      gradEntropy: Maybe<TensorData>;
-      gradScale: number;
-      inPlace: boolean;
-      gradLogits: NativeMatrix;
-    },
-  ): void;
+  tokenLogprob(args: {
+    tokens: NativeTokenLogits;
+    logprobs: TensorData;
+    lse: TensorData;
+    entropy: Maybe<TensorData>;
+  }): void;
+  tokenLogprobBackward(args: {
+    tokens: NativeTokenLogits;
+    logprobs: TensorData;
+    lse: TensorData;
+    entropy: Maybe<TensorData>;
+    gradLogprobs: TensorData;
+    gradEntropy: Maybe<TensorData>;
+    gradScale: number;
+    inPlace: boolean;
+    gradLogits: NativeMatrix;
+  }): void;
   fapoPenalty(args: NativeFapoPenalty): void;
-  groupAdvantage(
-    args: NativeGrouping &
-      NativeAdvantage & {
-        device: number;
-        rewards: TensorData;
-        valid: Maybe<TensorData>;
-        varianceRewards: Maybe<TensorData>;
-      },
-  ): void;
-  fapoAdvantage(args: NativeFapoPenalty & NativeGrouping & NativeAdvantage): void;
-  policyLoss(
-    args: NativePolicyBatch & {
-      device: number;
-      tokens: number;
-      logprobs: TensorData;
-      responseMask: Maybe<TensorData>;
-      gradLogprobs: TensorData;
-    },
-  ): void;
-  fusedPolicyLoss(
-    args: NativeTokenLogits &
-      NativePolicyBatch & {
-        entropyCoef: number;
-        inPlace: boolean;
-        logprobs: TensorData;
-        lse: TensorData;
-        entropy: Maybe<TensorData>;
-        gradLogits: NativeMatrix;
-      },
-  ): void;
+  groupAdvantage(args: NativeGroupAdvantage): void;
+  fapoAdvantage(args: { penalty: NativeFapoPenalty; advantage: NativeGroupAdvantage }): void;
+  policyLoss(args: {
+    device: number;
+    tokens: number;
+    logprobs: TensorData;
+    responseMask: Maybe<TensorData>;
+    batch: NativePolicyBatch;
+    gradLogprobs: TensorData;
+  }): void;
+  fusedPolicyLoss(args: {
+    tokens: NativeTokenLogits;
+    batch: NativePolicyBatch;
+    inPlace: boolean;
+    logprobs: TensorData;
+    lse: TensorData;
+    entropy: Maybe<TensorData>;
+    gradLogits: NativeMatrix;
+  }): void;
   /** kind: 0 read, 1 read and write in place, 2 copy. */
   memoryFloor(args: { kind: number; data: Float32Array; destination: Maybe<Float32Array>; result: Float32Array }): void;
 }

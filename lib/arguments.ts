@@ -10,7 +10,6 @@ import {
   checkDevice,
   type DType,
   exactType,
-  expectNoOther,
   isTensor,
   memory,
   ownOptions,
@@ -38,28 +37,31 @@ export interface OutputSpec {
 
 export class Arguments {
   readonly op: string;
-  readonly #options: Record<string, unknown>;
+  readonly #options: Map<string, unknown>;
 
   constructor(op: string, options: unknown) {
     this.op = op;
-    this.#options = ownOptions(op, options);
+    expect(typeof options === "object" && options !== null, op, "options", "an object", options);
+    this.#options = new Map();
+    // Own properties alone, each read once: no getter, Proxy or polluted prototype is consulted after this.
+    for (const name of Object.keys(options)) this.#options.set(name, (options as Record<string, unknown>)[name]);
   }
 
   /** Takes an option out; undefined when it is absent or undefined. */
   take(name: string): unknown {
-    const value = this.#options[name];
-    delete this.#options[name];
+    const value = this.#options.get(name);
+    if (value !== undefined || this.#options.has(name)) this.#options.delete(name);
     return value;
   }
 
   /** Looks at an option without taking it. */
   peek(name: string): unknown {
-    return this.#options[name];
+    return this.#options.get(name);
   }
 
   /** Refuses options that nobody took. */
   done(): void {
-    expectNoOther(this.op, this.#options);
+    for (const name of this.#options.keys()) this.conflict(`unknown option ${name}`);
   }
 
   fail(name: string, expected: string, got: unknown): never {
@@ -85,14 +87,16 @@ export class Arguments {
   }
 
   boolean(name: string): boolean {
-    const value = this.take(name) ?? false;
+    const value = this.take(name);
+    if (value === undefined) return false;
     if (typeof value !== "boolean") this.fail(name, "true or false", value);
     return value;
   }
 
   /** One of the names, the first by default, as its position: the order of the enum in C++. */
   choice(name: string, names: readonly string[]): number {
-    const value = this.take(name) ?? names[0];
+    const value = this.take(name);
+    if (value === undefined) return 0;
     const position = typeof value === "string" ? names.indexOf(value) : -1;
     if (position < 0) this.fail(name, `one of ${names.join(", ")}`, value);
     return position;
@@ -145,13 +149,17 @@ export class Arguments {
     if (isTensor(value)) {
       expect(value.dtype === dtype, this.op, `${name}.dtype`, dtype, value.dtype, "ERR_UNSUPPORTED_DTYPE");
       expect(value.shape.length === 1, this.op, name, `of one dimension`, value);
-      return memory(this.op, name, value);
+      const data = memory(this.op, name, value);
+      // Its buffer may have been transferred or resized since.
+      expect(data.length === value.shape[0], this.op, `${name}.data`, `of ${value.shape[0]} elements`, data);
+      return data;
     }
     const type = ArrayBuffer.isView(value) ? exactType(value) : undefined;
     if (type !== arrayTypeOf(dtype)) {
       const code = ArrayBuffer.isView(value) ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
       expect(false, this.op, name, this.#kind(dtype, length, plain), value, code);
     }
+    if (isDetached(value as TensorData)) this.conflict(`the buffer of ${name} has been detached`);
     return value as TensorData;
   }
 
@@ -249,6 +257,17 @@ export class Arguments {
       expect(data.length === (shape[0] ?? 1), this.op, `${name}.data`, `of ${shape[0] ?? 1} elements`, data);
     }
     return value;
+  }
+}
+
+/** A view of a buffer that was transferred looks empty; only making another view tells it from one that is. */
+function isDetached(view: TensorData): boolean {
+  if (view.byteLength > 0) return false;
+  try {
+    new Uint8Array(view.buffer);
+    return false;
+  } catch {
+    return true;
   }
 }
 

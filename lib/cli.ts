@@ -25,6 +25,10 @@ const commands: Readonly<Record<string, Command>> = {
       return 0;
     },
   },
+  "genrm-eval": {
+    summary: "how good a judge is: FlawedPositiveBench and ProcessBench, from a file of outputs or from servers",
+    run: async (args) => (await import("./genrm/cli.ts")).genrmEval([...args]),
+  },
 };
 
 function help(): string {

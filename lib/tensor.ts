@@ -262,8 +262,12 @@ export function arrayTypeOf(dtype: DType): TensorDataConstructor {
   return arrayTypes[dtype];
 }
 
-/** Which of our array classes a view belongs to, by its internal slot: subclasses (Buffer) count, imitations do not. */
+/**
+ * Which of our array classes a view belongs to, by its internal slot: subclasses (Buffer) count, imitations and those
+ * that say another length than they have do not.
+ */
 export function exactType(view: ArrayBufferView): TensorDataConstructor | undefined {
+  if ("length" in view && view.length !== typedArrayLength(view)) return undefined;
   switch (typedArrayName(view)) {
     case "Float32Array":
       return Float32Array;
@@ -280,11 +284,15 @@ export function exactType(view: ArrayBufferView): TensorDataConstructor | undefi
   }
 }
 
-const typedArrayName: (view: unknown) => string | undefined = (() => {
+/** The getters that no subclass can override. */
+function typedArrayGetter<Value>(property: PropertyKey): (view: unknown) => Value {
   const prototype = Object.getPrototypeOf(Uint8Array.prototype);
-  const getter = Object.getOwnPropertyDescriptor(prototype, Symbol.toStringTag)!.get!;
+  const getter = Object.getOwnPropertyDescriptor(prototype, property)!.get!;
   return (view) => Reflect.apply(getter, view, []);
-})();
+}
+
+const typedArrayName = typedArrayGetter<string | undefined>(Symbol.toStringTag);
+const typedArrayLength = typedArrayGetter<number>("length");
 
 /** A Float16Array as the bits it holds; undefined for anything else. */
 function float16Bits(data: unknown): Uint16Array | undefined {

@@ -75,9 +75,7 @@ struct ArrayType<int8_t> {
 // from properties that JavaScript can change.
 class FieldReader {
  public:
-  FieldReader(napi_env env, napi_value object) : env_(env), object_(object) {}
-
-  const Ranges& ranges() const { return ranges_; }
+  FieldReader(napi_env env, napi_value object, Ranges& ranges) : env_(env), object_(object), ranges_(ranges) {}
 
   template <typename T>
   void operator()(const char* name, T& field) {
@@ -106,6 +104,14 @@ class FieldReader {
     const bool wide = view.type == napi_float32_array;
     check(wide == (matrix.dtype == DType::float32), name);
     ranges_.add(name, view.data, view.length * (wide ? 4 : 2), !std::is_const_v<Void>);
+  }
+
+  // A struct within a struct is an object within the object.
+  template <typename T>
+    requires requires(T& t, FieldReader& reader) { t.fields(reader); }
+  void read(const char*, napi_value value, T& field) {
+    FieldReader nested(env_, value, ranges_);
+    field.fields(nested);
   }
 
   void read(const char*, napi_value value, bool& field) { ok(napi_get_value_bool(env_, value, &field)); }
@@ -156,7 +162,7 @@ class FieldReader {
 
   napi_env env_;
   napi_value object_;
-  Ranges ranges_;
+  Ranges& ranges_;
 };
 
 [[noreturn]] void rethrow(Napi::Env env, const char* code, const char* message) {
@@ -193,9 +199,10 @@ template <typename Args, void (*op)(const Args&)>
 void call(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     Args args{};
-    FieldReader reader(info.Env(), info[0]);
+    Ranges ranges;
+    FieldReader reader(info.Env(), info[0], ranges);
     args.fields(reader);
-    reader.ranges().check_overlap(in_place(args));
+    ranges.check_overlap(in_place(args));
     op(args);
   });
 }

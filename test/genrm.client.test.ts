@@ -82,7 +82,7 @@ test("spreads load by free capacity, keeps to the cap, and pulls no further ahea
   });
 });
 
-test("a slow server is given less, a heavier one more", async () => {
+test("requests go where the fewest are outstanding, for the weight of the server", async () => {
   const counts = async (weights: [number, number]) => {
     const servers = await Promise.all([fakeJudge(), fakeJudge()]);
     let most = [0, 0];
@@ -90,9 +90,9 @@ test("a slow server is given less, a heavier one more", async () => {
       servers,
       { servers: servers.map(({ url }, i) => ({ url, maxInFlight: 32, weight: weights[i]! })) },
       async (judge) => {
-        const running = Array.from({ length: 12 }, () => judge.judge(item(1, 60)));
-        await sleep(30);
-        most = servers.map(({ seen }) => seen.running);
+        const running = Array.from({ length: 12 }, () => judge.judge(item(1, 300)));
+        while (servers.reduce((sum, { seen }) => sum + seen.requests, 0) < 12) await sleep(5);
+        most = servers.map(({ seen }) => seen.requests);
         await Promise.all(running);
       },
     );

@@ -2,7 +2,7 @@
  * Every fault a server can have, and what becomes of the items: each ends as a verdict or as unknown, none is lost.
  */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { GenRM, type GenRMEvent, type GenRMOptions, type JudgeItem, type Verdict } from "fapo-kernels/genrm";
@@ -15,8 +15,9 @@ const truthOf = (i: number) => (i % 2 ? -1 : i % 6);
 
 const quick: Partial<GenRMOptions> = {
   maxInFlight: 8,
-  idleTimeout: 100,
-  timeout: 2000,
+  // Long enough for a machine that is busy with other things; tests of silence have their own.
+  idleTimeout: 3000,
+  timeout: 10_000,
   outageTimeout: 300,
   backoff: { base: 2, max: 20 },
   breaker: { failures: 3, cooldown: 20, maxCooldown: 50 },
@@ -30,6 +31,9 @@ interface Outcome {
   unknown: Verdict[];
   events: GenRMEvent[];
 }
+
+// The first fetch of a process loads and compiles undici, which may take longer than a short timeout of a test.
+before(() => withServers([() => undefined], async ([server]) => void (await fetch(`${server!.url}/health`))));
 
 const table: string[] = [];
 after(() => {
@@ -74,7 +78,7 @@ async function send(
   assert.deepEqual([stats.done, stats.queued, stats.unknown], [outcome.sent, 0, outcome.unknowns]);
   assert.ok(stats.servers.every(({ inFlight }) => inFlight === 0));
   await judge.close();
-  await sleep(10);
+  for (let i = 0; i < 200 && servers.some(({ seen: { running } }) => running > 0); i++) await sleep(5);
   for (const { seen: at } of servers) assert.equal(at.running, 0);
   return outcome;
 }
@@ -118,25 +122,22 @@ for (const [fault, code] of [
   ["error-event", "ERR_GENRM_HTTP"],
   ["abort", "ERR_GENRM_TRUNCATED"],
 ] as [Fault, string][]) {
+  const options = code === "ERR_GENRM_IDLE" ? { idleTimeout: 400 } : {};
   test(`a server that answers every request with ${fault} is avoided, and named when it is alone`, async () => {
-    await withServers([() => fault, () => undefined], async (servers) => {
-      const { unknowns } = await send(`${fault}, beside a good server`, servers);
+    const beside = withServers([() => fault, () => undefined], async (servers) => {
+      const { unknowns } = await send(`${fault}, beside a good server`, servers, options);
       assert.equal(unknowns, 0);
     });
-    await withServers([() => fault], async (servers) => {
-      const { verdicts, unknown } = await send(
-        `${fault}, alone`,
-        servers,
-        {},
-        [0, 1, 2, 3].map(truthOf).map((v) => item(v)),
-      );
+    const alone = withServers([() => fault], async (servers) => {
+      const source = [0, 1, 2, 3].map((i) => item(truthOf(i)));
+      const { verdicts, unknown } = await send(`${fault}, alone`, servers, options, source);
       assert.equal(verdicts, 0);
       for (const { error } of unknown) {
-        const outage = error!.code === "ERR_GENRM_NETWORK" && error!.message.includes("no server has been in use");
-        assert.ok(error!.code === code || outage, `${error!.code}: ${error!.message}`);
+        assert.equal(error!.code, code, error!.message);
         assert.ok(error!.message.includes(servers[0]!.url), error!.message);
       }
     });
+    await Promise.all([beside, alone]);
   });
 }
 
@@ -195,11 +196,10 @@ test("a storm of 429 is waited out, and Retry-After is obeyed", async () => {
     const { unknowns } = await send("429 storm of 150 ms", servers, { retries: 8, backoff: { base: 10, max: 100 } });
     assert.equal(unknowns, 0);
   });
-  until = performance.now() + 90;
-  await withServers([storm("429-retry-after")], async (servers) => {
+  await withServers([(n) => (n < 8 ? "429-retry-after" : undefined)], async (servers) => {
     const { unknowns, events } = await send("429 with Retry-After", servers);
     assert.equal(unknowns, 0);
-    assert.equal(servers[0]!.seen.requests, 68, "eight at the start, then nothing until the server asked for more");
+    assert.equal(servers[0]!.seen.requests, 68, "eight that were turned away, then one for each item");
     const pauses = events.filter((event) => event.type === "pause");
     assert.ok(pauses.length === 8 && pauses.every(({ ms }) => ms === 100));
     assert.ok(
@@ -222,7 +222,7 @@ test("all servers down: every item ends as unknown after the outage timeout, soo
   const started = performance.now();
   const { codes, unknown } = await send("all servers down", dead);
   assert.deepEqual(codes, { ERR_GENRM_NETWORK: 60 });
-  assert.ok(performance.now() - started < 2000);
+  assert.ok(performance.now() - started < 5000);
   const waited = unknown.find(({ attempts }) => attempts === 0);
   assert.match(
     waited!.error!.message,
@@ -237,13 +237,15 @@ test("a server that comes back is used again: health check, one request, then al
     server.healthy = false;
     server.fault = () => (server.healthy ? undefined : "500");
     let whileIll = 0;
-    setTimeout(() => {
+    const heal = setInterval(() => {
+      if (server.healthy || server.seen.health < 2) return;
       server.healthy = true;
       whileIll = server.seen.requests;
-    }, 120);
-    const { unknowns, events } = await send("down for 120 ms", servers, { outageTimeout: 5000 });
+    }, 2);
+    const { unknowns, events } = await send("down for two health checks", servers, { outageTimeout: 5000 });
+    clearInterval(heal);
     assert.equal(unknowns, 0);
-    assert.ok(server.seen.health >= 2);
+    assert.ok(server.seen.health >= 3);
     assert.ok(whileIll <= 10, "nothing more is sent while the server says it is ill");
     const states = events.flatMap((event) => (event.type === "breaker" ? [event.state] : []));
     assert.deepEqual(states, ["open", "half-open", "closed"]);
@@ -261,7 +263,7 @@ test("a mix of faults on all servers loses nothing", async () => {
     random() < share ? faults[Math.floor(random() * faults.length)] : undefined;
   await withServers([sometimes(0.4), sometimes(0.4), sometimes(0.1)], async (servers) => {
     const source = Array.from({ length: 300 }, (_, i) => item(truthOf(i), 2));
-    const options = { retries: 6, hedge: { after: 30, maxFraction: 0.3 }, outageTimeout: 3000 };
+    const options = { retries: 6, idleTimeout: 500, hedge: { after: 30, maxFraction: 0.3 }, outageTimeout: 3000 };
     const { verdicts } = await send("mix of nine faults on three servers, hedged", servers, options, source);
     assert.ok(verdicts >= 270, `${verdicts} verdicts of 300`);
   });
@@ -272,6 +274,7 @@ test("a fetch that ignores its signal holds nothing up", async () => {
     servers: ["http://a"],
     model: "m",
     ...quick,
+    idleTimeout: 100,
     retries: 0,
     fetch: () => new Promise(() => {}),
   });
@@ -300,10 +303,16 @@ test("a training step that blocks the event loop makes no server look silent", a
     }).listen(0, "127.0.0.1", () => parentPort.postMessage(server.address().port));`;
   const worker = new Worker(source, { eval: true });
   const port = await new Promise<number>((resolve) => worker.once("message", resolve));
-  const judge = new GenRM({ servers: [`http://127.0.0.1:${port}`], model: "m", ...quick, retries: 0 });
+  const judge = new GenRM({
+    servers: [`http://127.0.0.1:${port}`],
+    model: "m",
+    ...quick,
+    idleTimeout: 400,
+    retries: 0,
+  });
   const verdict = judge.judge(item(1));
   await sleep(100);
-  const until = performance.now() + 350;
+  const until = performance.now() + 1000;
   while (performance.now() < until); // a synchronous op
   assert.equal((await verdict).error, null);
   await judge.close();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import fc from "fast-check";
 import { fapoPrompt, parseVerdict, splitSteps } from "fapo-kernels/genrm";
+import fc from "fast-check";
 
 /** The definition, character by character: find the last box, match its braces, read an integer, check its range. */
 function reference(text: string, steps: number): number | null {
@@ -85,7 +85,7 @@ test("what comes after a verdict without a box changes nothing; what is inside i
     }),
     { numRuns: 500, seed: 5 },
   );
-  const evil = ["globalThis.pwned = 1", "(() => { globalThis.pwned = 1; return 1 })()", "`${globalThis.pwned = 1}`"];
+  const evil = ["globalThis.pwned = 1", "(() => { globalThis.pwned = 1; return 1 })()", "import('node:fs')"];
   for (const code of evil) assert.equal(parseVerdict(`\\boxed{${code}}`, 8), null);
   assert.equal("pwned" in globalThis, false);
 });
@@ -104,7 +104,10 @@ test("the prompt numbers the steps from 0 and says how many there are", () => {
   assert.equal(messages.length, 1);
   const { role, content } = messages[0]!;
   assert.equal(role, "user");
-  assert.match(content, /\[Math Problem\]\n\n1 \+ 1\?\n\n\[Ground Truth\]\n\n2\n\n\[AI Solution\]\n\n<paragraph_0>\nOne\.\n/);
+  assert.match(
+    content,
+    /\[Math Problem\]\n\n1 \+ 1\?\n\n\[Ground Truth\]\n\n2\n\n\[AI Solution\]\n\n<paragraph_0>\nOne\.\n/,
+  );
   assert.ok(content.endsWith("put your final answer (i.e., the index) in \\boxed{}."));
   assert.deepEqual(splitSteps("a\nb\n\nc"), ["a\nb", "c"]);
   assert.deepEqual(splitSteps(" \n\n "), []);

@@ -4,7 +4,7 @@ import { Arguments } from "../arguments.ts";
 import {
   type FapoPenaltyOptions,
   type FapoPenaltyResult,
-  nativePenaltyOutputs,
+  nativePenalty,
   penaltyOutputs,
   readVerdicts,
 } from "./fapoPenalty.ts";
@@ -12,14 +12,14 @@ import {
   type AdvantageOptions,
   advantageOutputs,
   type GroupAdvantageResult,
-  nativeAdvantageOutputs,
+  nativeAdvantage,
   readConvention,
   readGrouping,
 } from "./groupAdvantage.ts";
 
 export interface FapoAdvantageOptions extends Omit<FapoPenaltyOptions, "out">, AdvantageOptions {
   /** The result of an earlier call of the same shape, to be written to and returned. */
-  out?: FapoAdvantageResult;
+  out?: FapoAdvantageResult | undefined;
 }
 
 export interface FapoAdvantageResult extends FapoPenaltyResult, GroupAdvantageResult {}
@@ -34,18 +34,18 @@ export interface FapoAdvantageResult extends FapoPenaltyResult, GroupAdvantageRe
  */
 export function fapoAdvantage(options: FapoAdvantageOptions): FapoAdvantageResult {
   const args = new Arguments("fapoAdvantage", options);
-  const { sequences, native } = readVerdicts(args);
+  const verdicts = readVerdicts(args);
+  const sequences = verdicts.correct.length;
   const grouping = readGrouping(args, sequences);
   const convention = readConvention(args);
   const { result, tensors } = args.outputs({ ...penaltyOutputs(sequences), ...advantageOutputs(grouping) });
   args.done();
 
+  // Native code links the penalty's outputs to the inputs that are missing here.
+  const inputs = { device: verdicts.device, rewards: undefined, valid: undefined, varianceRewards: undefined };
   run("fapoAdvantage", {
-    ...native,
-    ...grouping,
-    ...convention,
-    ...nativePenaltyOutputs(args, tensors),
-    ...nativeAdvantageOutputs(args, tensors),
+    penalty: nativePenalty(args, verdicts, tensors),
+    advantage: nativeAdvantage(args, inputs, grouping, convention, tensors),
   });
   return result as unknown as FapoAdvantageResult;
 }

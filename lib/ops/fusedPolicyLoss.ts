@@ -13,7 +13,7 @@ export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchO
   /** Overwrite the logits with their gradient: the fastest way, and no memory of their size. Default false. */
   inPlace?: boolean;
   /** The result of an earlier call of the same shape, to be written to and returned: nothing is allocated then. */
-  out?: FusedPolicyLossResult;
+  out?: FusedPolicyLossResult | undefined;
 }
 
 export interface FusedPolicyLossResult {
@@ -44,11 +44,11 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   const args = new Arguments("fusedPolicyLoss", options);
   const { logits, native } = readTokenLogits(args);
   const rows = logits.shape[0]!;
-  const batch = readPolicyBatch(args, rows);
-  const entropyCoef = args.number("entropyCoef", 0, "a finite number", isFiniteNumber);
-  const entropy = args.boolean("entropy") || entropyCoef !== 0;
-  const inPlace = args.boolean("inPlace");
   const { metrics, storage } = metricsOutput(args);
+  const batch = readPolicyBatch(args, rows, storage);
+  batch.entropyCoef = args.number("entropyCoef", 0, "a finite number", isFiniteNumber);
+  const entropy = args.boolean("entropy") || batch.entropyCoef !== 0;
+  const inPlace = args.boolean("inPlace");
   const row = { dtype: "float32", shape: [rows] } as const;
   const specs = {
     loss: { dtype: "float32", shape: [] },
@@ -61,13 +61,11 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   });
   args.done();
 
+  batch.loss = memory(args.op, "out.loss", tensors.loss);
   run("fusedPolicyLoss", {
-    ...native,
-    ...batch,
-    ...storage,
-    entropyCoef,
+    tokens: native,
+    batch,
     inPlace,
-    loss: memory(args.op, "out.loss", tensors.loss),
     logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
     lse: memory(args.op, "out.lse", tensors.lse),
     entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,

@@ -72,7 +72,7 @@ export interface PolicyLossOptions extends PolicyBatchOptions {
   /** `[N]`, uint8; 0: the token does not count, and nothing of it is read. Default: all count. */
   responseMask?: Uint8Input;
   /** The result of an earlier call of the same shape, to be written to and returned. */
-  out?: PolicyLossResult;
+  out?: PolicyLossResult | undefined;
 }
 
 /** Scalars over the counted tokens of one call; `.item()` reads one. */
@@ -122,31 +122,28 @@ export function policyLoss(options: PolicyLossOptions): PolicyLossResult {
   const logprobs = args.arrayOfAnyLength("logprobs", "float32");
   const tokens = logprobs.length;
   const responseMask = args.optionalArray("responseMask", "uint8", tokens);
-  const batch = readPolicyBatch(args, tokens);
   const { metrics, storage } = metricsOutput(args);
+  const batch = readPolicyBatch(args, tokens, storage);
   const { result, tensors } = args.outputs(
     { loss: { dtype: "float32", shape: [] }, gradLogprobs: { dtype: "float32", shape: [tokens] } },
     { metrics },
   );
   args.done();
 
+  batch.loss = memory(args.op, "out.loss", tensors.loss);
   run("policyLoss", {
     device,
     tokens,
     logprobs,
     responseMask,
-    ...batch,
-    ...storage,
-    loss: memory(args.op, "out.loss", tensors.loss),
+    batch,
     gradLogprobs: memory(args.op, "out.gradLogprobs", tensors.gradLogprobs),
   });
   return result as unknown as PolicyLossResult;
 }
 
-type ScalarOutput = "loss" | "metrics" | "counts";
-
-/** Reads the options of PolicyBatchOptions but `device`. */
-export function readPolicyBatch(args: Arguments, tokens: number): Omit<NativePolicyBatch, ScalarOutput> {
+/** Reads the options of PolicyBatchOptions but `device`. `loss` is still to be set. */
+export function readPolicyBatch(args: Arguments, tokens: number, storage: MetricsStorage): NativePolicyBatch {
   const cuSeqlens = args.optionalArrayOfAnyLength("cuSeqlens", "int32", "plain");
   if (cuSeqlens?.length === 0) args.fail("cuSeqlens", "of at least one element", cuSeqlens);
   const sequences = cuSeqlens && cuSeqlens.length - 1;
@@ -195,10 +192,14 @@ export function readPolicyBatch(args: Arguments, tokens: number): Omit<NativePol
     globalSequences: args.optionalNumber("globalSequences", "a number of sequences", isCount) ?? 0,
     horizon: horizon ?? 1,
     gradScale: args.number("gradScale", 1, "a finite number", isFiniteNumber),
+    entropyCoef: 0,
+    loss: undefined,
+    metrics: storage.metrics,
+    counts: storage.counts,
   };
 }
 
-interface MetricsStorage {
+export interface MetricsStorage {
   metrics: Float32Array;
   counts: Int32Array;
 }

@@ -32,7 +32,7 @@ export interface TokenLogprobOptions extends TokenLogitsOptions {
   /** Also return the entropy of each row. Default false. */
   entropy?: boolean;
   /** The result of an earlier call of the same shape, to be written to and returned: nothing is allocated then. */
-  out?: TokenLogprobResult;
+  out?: TokenLogprobResult | undefined;
 }
 
 export interface TokenLogprobResult {
@@ -62,7 +62,7 @@ export function tokenLogprob(options: TokenLogprobOptions): TokenLogprobResult {
   args.done();
 
   run("tokenLogprob", {
-    ...native,
+    tokens: native,
     logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
     lse: memory(args.op, "out.lse", tensors.lse),
     entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
@@ -86,7 +86,7 @@ export interface TokenLogprobBackwardOptions extends TokenLogitsOptions {
   /** Overwrite the logits with their gradient. Default false. */
   inPlace?: boolean;
   /** The result of an earlier call of the same shape, to be written to and returned. */
-  out?: TokenLogprobBackwardResult;
+  out?: TokenLogprobBackwardResult | undefined;
 }
 
 export interface TokenLogprobBackwardResult {
@@ -119,7 +119,7 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
   args.done();
 
   run("tokenLogprobBackward", {
-    ...native,
+    tokens: native,
     logprobs,
     lse,
     entropy,
@@ -170,7 +170,7 @@ export function gradLogitsOutput<Name extends string>(
     return { gradLogits: tensors.gradLogits, result, tensors };
   }
   const { result, tensors } = args.outputs<Name>(others, { ...given, gradLogits: logits });
-  result.gradLogits = logits;
+  if (result.gradLogits !== logits) result.gradLogits = logits;
   return { gradLogits: logits, result, tensors };
 }
 

@@ -12,13 +12,7 @@ struct FapoAdvantage {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    penalty.fields(v);
-    advantage.grouping.fields(v);
-    v("baseline", advantage.params.baseline), v("scale", advantage.params.scale);
-    v("ddof", advantage.params.ddof), v("epsilon", advantage.params.epsilon);
-    v("singleton", advantage.params.singleton);
-    v("advantages", advantage.advantages), v("groupMean", advantage.group_mean);
-    v("groupStd", advantage.group_std), v("zeroVariance", advantage.zero_variance);
+    v("penalty", penalty), v("advantage", advantage);
   }
 };
 

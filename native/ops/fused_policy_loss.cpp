@@ -64,7 +64,8 @@ void cpu::fused_policy_loss(const FusedPolicyLoss& args) {
     });
   });
   plan.reduce(
-      counts, [&](int64_t i) { return args.logprobs[i]; }, [&](int64_t i) { return entropy ? args.entropy[i] : 0.0; });
+      counts, [&](int64_t i) { return args.logprobs[i]; }, [&](int64_t i) { return entropy ? args.entropy[i] : 0.0; },
+      [](int64_t, double) {});
 }
 
 }  // namespace fapo

@@ -16,8 +16,7 @@ struct FusedPolicyLoss {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    tokens.fields(v), batch.fields(v);
-    v("entropyCoef", batch.entropy_coef), v("inPlace", in_place);
+    v("tokens", tokens), v("batch", batch), v("inPlace", in_place);
     v("logprobs", logprobs), v("lse", lse), v("entropy", entropy), v("gradLogits", grad_logits);
   }
 };

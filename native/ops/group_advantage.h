@@ -33,7 +33,7 @@ struct GroupAdvantage {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    v("device", device), grouping.fields(v);
+    v("device", device), v("grouping", grouping);
     v("rewards", rewards), v("valid", valid), v("varianceRewards", variance_rewards);
     v("baseline", params.baseline), v("scale", params.scale), v("ddof", params.ddof), v("epsilon", params.epsilon);
     v("singleton", params.singleton);

@@ -32,20 +32,8 @@ void cpu::policy_loss(const PolicyLoss& args) {
   const auto counts = [&](int64_t i) { return !args.response_mask || load_once(args.response_mask[i]) != 0; };
   const PolicyPlan plan(args.batch, args.tokens, counts);
   plan.reduce(
-      counts, [&](int64_t i) { return args.logprobs[i]; }, [](int64_t) { return 0.0; });
-
-  constexpr int64_t kChunk = 1024, kBytesLike = 256;
-  parallel_for(args.tokens, kChunk, args.tokens * kBytesLike, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      double grad = 0.0;
-      if (counts(i)) {
-        const int64_t sequence = plan.sequence_of(i);
-        grad =
-            args.batch.token(i, sequence, args.logprobs[i]).loss.grad * plan.weight(sequence) * args.batch.grad_scale;
-      }
-      args.grad_logprobs[i] = static_cast<float>(grad);
-    }
-  });
+      counts, [&](int64_t i) { return args.logprobs[i]; }, [](int64_t) { return 0.0; },
+      [&](int64_t i, double grad) { args.grad_logprobs[i] = static_cast<float>(grad * args.batch.grad_scale); });
 }
 
 }  // namespace fapo

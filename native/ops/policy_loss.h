@@ -36,7 +36,7 @@ struct PolicyBatch {
     v("clipRatioC", params.clip_ratio_c), v("logRatioClamp", params.log_ratio_clamp);
     v("klEstimator", params.kl_estimator), v("klCoef", params.kl_coef);
     v("lossAggMode", loss_agg_mode), v("globalTokens", global_tokens), v("globalSequences", global_sequences);
-    v("horizon", horizon), v("gradScale", grad_scale);
+    v("horizon", horizon), v("gradScale", grad_scale), v("entropyCoef", entropy_coef);
     v("loss", loss), v("metrics", metrics), v("counts", counts);
   }
 
@@ -62,8 +62,7 @@ struct PolicyLoss {
   template <typename Visitor>
   void fields(Visitor&& v) {
     v("device", device), v("tokens", tokens), v("logprobs", logprobs), v("responseMask", response_mask);
-    batch.fields(v);
-    v("gradLogprobs", grad_logprobs);
+    v("batch", batch), v("gradLogprobs", grad_logprobs);
   }
 };
 

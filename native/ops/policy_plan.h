@@ -49,9 +49,10 @@ class PolicyPlan {
     return agg_.weight(sequence < 0 ? 1.0 : buffers_->length[static_cast<size_t>(sequence)]);
   }
 
-  // Writes loss, metrics and counts. logprob(i) and entropy(i) are asked for counted tokens alone.
-  template <typename Counts, typename Logprob, typename Entropy>
-  void reduce(const Counts& counts, const Logprob& logprob, const Entropy& entropy) const {
+  // Writes loss, metrics and counts. logprob(i) and entropy(i) are asked for counted tokens alone; each(i, grad) gets
+  // dloss/dlogprob of every token, 0 where it does not count.
+  template <typename Counts, typename Logprob, typename Entropy, typename Each>
+  void reduce(const Counts& counts, const Logprob& logprob, const Entropy& entropy, const Each& each) const {
     constexpr int64_t kPart = 1024;
     auto& parts = buffers_->parts;
     parts.assign(static_cast<size_t>((tokens_ + kPart - 1) / kPart), PolicySums{});
@@ -59,9 +60,14 @@ class PolicyPlan {
     parallel_for(tokens_, kPart, tokens_ * kBytesLike, [&](int64_t begin, int64_t end) {
       PolicySums& sums = parts[static_cast<size_t>(begin / kPart)];
       for (int64_t i = begin; i < end; ++i) {
-        if (!counts(i)) continue;
+        if (!counts(i)) {
+          each(i, 0.0);
+          continue;
+        }
         const int64_t sequence = sequence_of(i);
-        sums.add(batch_.token(i, sequence, logprob(i)), weight(sequence), entropy(i), batch_.entropy_coef);
+        const TokenLoss token = batch_.token(i, sequence, logprob(i));
+        sums.add(token, weight(sequence), entropy(i), batch_.entropy_coef);
+        each(i, token.loss.grad * weight(sequence));
       }
     });
     PolicySums total;

@@ -45,7 +45,7 @@ struct TokenLogprob {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    tokens.fields(v);
+    v("tokens", tokens);
     v("logprobs", logprobs), v("lse", lse), v("entropy", entropy);
   }
 };
@@ -65,7 +65,7 @@ struct TokenLogprobBackward {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    tokens.fields(v);
+    v("tokens", tokens);
     v("logprobs", logprobs), v("lse", lse), v("entropy", entropy);
     v("gradLogprobs", grad_logprobs), v("gradEntropy", grad_entropy), v("gradScale", grad_scale);
     v("inPlace", in_place), v("gradLogits", grad_logits);

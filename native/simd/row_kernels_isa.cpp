@@ -31,6 +31,9 @@ constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency o
 constexpr int64_t kGroup = kUnroll * Vec::kLanes;
 constexpr int64_t kBlock = 2048;  // float32 partial sums go to float64 this often: their error stays near 1e-7
 
+// The headroom of a block of 16-bit logits: below it none lies more than 2^20 above the reference.
+constexpr double kBlockHeadroom = 0x1p20;
+
 constexpr float kNegInf = -HUGE_VALF;
 
 template <typename T>
@@ -124,6 +127,10 @@ INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& 
 template <typename T, bool kCapped, bool kEntropy, bool kChecked, bool kInPlace>
 INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   const Mapping map(exp_map);
+  const Exp2 exp2;
+  // Where nothing is overwritten, a block of 16-bit logits is looked at as a whole, afterwards: these loops are bound
+  // by arithmetic, and a maximum per vector would cost them.
+  constexpr bool kPerBlock = kChecked && !kEntropy && !kInPlace && sizeof(T) == 2;
   const Vec headroom = Vec::of(kHeadroom);
   PartialSum total{0.0, 0.0, n};
   for (int64_t block = 0; block < n; block += kBlock) {
@@ -135,7 +142,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
       Vec y[kUnroll], unused[kUnroll];
       load(p, y);
       map_logits<kCapped>(y, unused, map);
-      if constexpr (kChecked) {
+      if constexpr (kChecked && !kPerBlock) {
         Vec top = y[0];
         UNROLL for (int u = 1; u < kUnroll; ++u) top = max(y[u], top);
         if (__builtin_expect(any_above(top, headroom), 0)) return false;
@@ -170,7 +177,12 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
         weighted[u] = weighted[u] + weighted[u + step];
       }
     }
-    total.sum += horizontal_sum(sum[0]);
+    const double block_sum = horizontal_sum(sum[0]);
+    if (kPerBlock && !(block_sum < kBlockHeadroom)) {
+      total.end = block;
+      return total;
+    }
+    total.sum += block_sum;
     if constexpr (kEntropy) total.weighted += horizontal_sum(weighted[0]);
     if (!fits) {
       total.end = i;
@@ -209,17 +221,25 @@ float max_of(const T* x, int64_t n) {
 template <typename T, bool kCapped, bool kEntropy, bool kStreamed>
 INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient) {
   const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
+  // Of float32 the product is taken last, as scale() takes it: in place and out of place give the same bits.
+  constexpr bool kShort = sizeof(T) == 2 && !kEntropy && !kCapped;
+  const Exp2 exp2;
+  const ShortExp2 short_exp2(constant);
   const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);
     map_logits<kCapped>(y, slope, map);
-    UNROLL for (int u = 0; u < kUnroll; ++u) {
-      factor[u] = kEntropy ? fmadd(linear, max(Vec::of(-1000.0f), y[u]), constant) : constant;
-    }
-    exp2(y);
-    UNROLL for (int u = 0; u < kUnroll; ++u) {
-      y[u] = y[u] * factor[u];
-      if constexpr (kCapped) y[u] = y[u] * slope[u];
+    if constexpr (kShort) {
+      short_exp2(y);
+    } else {
+      UNROLL for (int u = 0; u < kUnroll; ++u) {
+        factor[u] = kEntropy ? fmadd(linear, max(Vec::of(-1000.0f), y[u]), constant) : constant;
+      }
+      exp2(y);
+      UNROLL for (int u = 0; u < kUnroll; ++u) {
+        y[u] = y[u] * factor[u];
+        if constexpr (kCapped) y[u] = y[u] * slope[u];
+      }
     }
     put_to(y);
   };

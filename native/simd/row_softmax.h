@@ -63,7 +63,9 @@ class CpuSoftmaxRow {
     // Measured from where p = 1 the exponents are as small as they can be; the rounding of that point is made good in
     // log2_sum_. Under a cap there may be no logit of that height: then from the target, or the maximum if it is far.
     double reference = masked_target ? lse * scale_.temperature : target_logit - logprob * scale_.temperature;
-    if (scale_.capped()) reference = logprob > -20.0 ? target_logit : kernels_.max(x, vocab_);
+    if (scale_.capped()) {
+      reference = logprob > -5.0 && !poor_reference(target_logit) ? target_logit : kernels_.max(x, vocab_);
+    }
     const auto rounded = static_cast<float>(reference);
     map_[0] = map_[1] = exp_map(scale_, rounded);
     log2_sum_ = masked_target ? (lse - scale_.z(rounded)) * kLog2E
@@ -107,10 +109,10 @@ class CpuSoftmaxRow {
     shift_ = 0.0;
     const float target_logit = to_float(x[target]);
     float reference = target_logit;
-    if (!std::isfinite(reference)) {
+    if (poor_reference(reference)) {
       // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
       // it.
-      if (reference == -INFINITY) reference = kernels_.max(x, vocab_);
+      if (reference < 0.0f) reference = kernels_.max(x, vocab_);
       if (!std::isfinite(reference)) return invalid_row();
     }
     map_[0] = map_[1] = exp_map(scale_, reference);
@@ -129,6 +131,10 @@ class CpuSoftmaxRow {
     }
     return {total, scale_.z(reference), scale_.log2_ratio(target_logit, reference)};
   }
+
+  // Not finite, or in the lower saturation of the cap: what is measured from there has an exponent of up to 2^58, whose
+  // rounding alone is 2e-6 of the result.
+  bool poor_reference(double x) const { return !std::isfinite(x) || (scale_.capped() && x < -2.0 * scale_.softcap); }
 
   static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }
 

@@ -55,24 +55,28 @@ INLINE void put(void* p, __m512i w) {
   }
 }
 
-// To nearest even in the upper half; a NaN stays a NaN.
-INLINE __m512i rounded_bf16(Vec a) {
-  const __m512i bits = _mm512_castps_si512(a.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x400000));
-}
-
 template <bool kStreamed>
 INLINE void store_pair(float* p, Vec a, Vec b) {
   put<kStreamed>(p, _mm512_castps_si512(a.v));
   put<kStreamed>(p + 16, _mm512_castps_si512(b.v));
 }
+// To nearest even, both vectors of a pair at once: the upper halves are the result but for the last bit, the lower
+// halves decide it. A NaN stays a NaN.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
-  const __m512i even = _mm512_srli_epi32(rounded_bf16(a), 16);
-  const __m512i odd = rounded_bf16(b);
-  put<kStreamed>(p, _mm512_mask_blend_epi16(0xaaaaaaaau, even, odd));
+  __m512i even = _mm512_castps_si512(a.v), odd = _mm512_castps_si512(b.v);
+  if (__builtin_expect(_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q) != 0, 0)) {
+    const __m512i quiet = _mm512_set1_epi32(0x7fc00000);  // without a payload that rounding could carry over
+    even = _mm512_mask_mov_epi32(even, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), quiet);
+    odd = _mm512_mask_mov_epi32(odd, _mm512_cmp_ps_mask(b.v, b.v, _CMP_UNORD_Q), quiet);
+  }
+  constexpr __mmask32 kOdd = 0xaaaaaaaau;
+  const __m512i high = _mm512_mask_blend_epi16(kOdd, _mm512_srli_epi32(even, 16), odd);
+  const __m512i low = _mm512_mask_blend_epi16(kOdd, even, _mm512_slli_epi32(odd, 16));
+  const __m512i one = _mm512_set1_epi16(1);
+  // Up where low > 0x8000, or low == 0x8000 and the last bit of high is set.
+  const __m512i limit = _mm512_sub_epi16(_mm512_set1_epi16(static_cast<short>(0x8000)), _mm512_and_si512(high, one));
+  put<kStreamed>(p, _mm512_mask_add_epi16(high, _mm512_cmpgt_epu16_mask(low, limit), high, one));
 }
 template <bool kStreamed>
 INLINE void store_pair(f16* p, Vec a, Vec b) {
@@ -80,24 +84,47 @@ INLINE void store_pair(f16* p, Vec a, Vec b) {
                                        _mm512_cvtps_ph(b.v, _MM_FROUND_TO_NEAREST_INT), 1));
 }
 
-// 2^y, relative error below 1.5e-7: fraction in [0, 1), where the polynomial starts at exactly 1, and vscalef adds
-// floor(y) to the exponent.
-template <int kCount>
-INLINE void exp2(Vec (&y)[kCount]) {
-  constexpr float kC[] = {1.0f,
-                          0.6931512951850891f,
-                          0.24016444385051727f,
-                          0.05579991266131401f,
-                          0.009017030708491802f,
-                          0.0018671300495043397f};
+// polynomial(fraction of y) * 2^floor(y): vreduce leaves the fraction in [0, 1), vscalef adds floor(y) to the exponent.
+template <int kDegree, int kCount>
+INLINE void exp2_by(const Vec (&c)[kDegree + 1], Vec (&y)[kCount]) {
   Vec f[kCount], r[kCount];
   UNROLL for (int u = 0; u < kCount; ++u) f[u] = {_mm512_reduce_ps(y[u].v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
-  UNROLL for (int u = 0; u < kCount; ++u) r[u] = fmadd(Vec::of(kC[5]), f[u], Vec::of(kC[4]));
-  UNROLL for (int d = 3; d >= 0; --d) {
-    UNROLL for (int u = 0; u < kCount; ++u) r[u] = fmadd(r[u], f[u], Vec::of(kC[d]));
+  UNROLL for (int u = 0; u < kCount; ++u) r[u] = fmadd(c[kDegree], f[u], c[kDegree - 1]);
+  UNROLL for (int d = kDegree - 2; d >= 0; --d) {
+    UNROLL for (int u = 0; u < kCount; ++u) r[u] = fmadd(r[u], f[u], c[d]);
   }
   UNROLL for (int u = 0; u < kCount; ++u) y[u] = {_mm512_scalef_ps(r[u].v, y[u].v)};
 }
+
+// 2^y: relative error below 1.5e-7, exactly 1 at 0.
+struct Exp2 {
+  Vec c[6] = {Vec::of(1.0f),
+              Vec::of(0.6931512951850891f),
+              Vec::of(0.24016444385051727f),
+              Vec::of(0.05579991266131401f),
+              Vec::of(0.009017030708491802f),
+              Vec::of(0.0018671300495043397f)};
+
+  template <int kCount>
+  INLINE void operator()(Vec (&y)[kCount]) const {
+    exp2_by<5>(c, y);
+  }
+};
+
+// factor * 2^y for results that are rounded to 16 bits: relative error below 2.7e-6, the factor in the coefficients.
+struct ShortExp2 {
+  Vec c[5];
+
+  INLINE explicit ShortExp2(Vec factor)
+      : c{factor * Vec::of(1.0000026226043701f), factor * Vec::of(0.6930038332939148f),
+          factor * Vec::of(0.2414427548646927f), factor * Vec::of(0.052011460065841675f),
+          factor * Vec::of(0.013534167781472206f)} {}
+
+  template <int kCount>
+  INLINE void operator()(Vec (&y)[kCount]) const {
+    exp2_by<4>(c, y);
+  }
+};
 
 // 2^n for whole n
 INLINE Vec power_of_two(Vec n) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), n.v)}; }

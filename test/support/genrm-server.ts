@@ -132,7 +132,7 @@ function answer(fault: Fault | undefined, question: string, response: ServerResp
       return void event({ error: { message: "CUDA out of memory", code: 500 } });
     case "long-line":
       response.write("data: ");
-      for (let i = 0; i < 24; i++) response.write("x".repeat(1 << 16));
+      for (let i = 0; i < 17; i++) response.write("x".repeat(1 << 16));
       return;
     case "endless": {
       const timer = setInterval(() => piece("hm "), 5);

@@ -1,0 +1,70 @@
+/** What a benchmark is: one op with one set of options on one shape, what it must beat, and what it is compared with. */
+import type { FloorKind } from "./floor.ts";
+
+export type FloatDType = "float32" | "bfloat16" | "float16";
+export const floatDTypes: readonly FloatDType[] = ["float32", "bfloat16", "float16"];
+
+/** Rows and vocabulary of the logits. */
+export type VocabShape = readonly [rows: number, vocab: number];
+
+/** Another implementation of the same op, on the same inputs. */
+export interface Peer {
+  name: string;
+  /** The peer does this many times less work than the op: slow ones are timed on a few rows, and scaled by rows. */
+  scale: number;
+  call(): void;
+  /** Makes the inputs fresh again before each call, outside the timed part. */
+  restore?: () => void;
+  /** Runs the op and the peer and throws where they disagree. */
+  check(): void;
+}
+
+export interface Prepared {
+  call(): void;
+  /** Makes the inputs fresh again before each call, outside the timed part. */
+  restore?: () => void;
+  peers: readonly Peer[];
+}
+
+export interface BenchCase {
+  op: string;
+  /** What is special about the options; "" for the defaults. */
+  variant: string;
+  shape: string;
+  dtype: string;
+  /** Memory that has to move: every input read once, every output written once. */
+  bytes: number;
+  /** The floor that bounds the op; absent where the data are too small for memory to matter. */
+  floor?: FloorKind;
+  /** The call is so small that what it costs is being called. */
+  overhead?: true;
+  prepare(): Prepared;
+}
+
+export interface CaseOptions {
+  shapes: readonly VocabShape[];
+  dtypes: readonly FloatDType[];
+  quick: boolean;
+}
+
+export interface OpBench {
+  op: string;
+  cases(options: CaseOptions): BenchCase[];
+}
+
+export const plainTypeScript = "plain TypeScript";
+
+/** Throws unless |actual - expected| <= atol + rtol |expected| everywhere. */
+export function expectClose(
+  what: string,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  { atol, rtol }: { atol: number; rtol: number },
+): void {
+  for (let i = 0; i < expected.length; i++) {
+    const [got, want] = [actual[i]!, expected[i]!];
+    if (!(Math.abs(got - want) <= atol + rtol * Math.abs(want))) {
+      throw new Error(`${what}[${i}]: the op says ${got}, plain TypeScript ${want}`);
+    }
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * cast between float32 and the 16-bit dtypes. It has no `out`: every call pays for a new buffer, whose pages the system
+ * has to find and clear, and that is a part of what is measured.
+ */
+import { cast, type Tensor, type TensorData, tensor } from "fapo-kernels";
+import type { Prepared, VocabShape } from "./case.ts";
+import {
+  type BenchCase,
+  type CaseOptions,
+  expectClose,
+  type FloatDType,
+  type OpBench,
+  plainTypeScript,
+} from "./case.ts";
+import { vocabBatch } from "./data.ts";
+import { narrow, widening } from "./half.ts";
+import { bytesPer, firstRows, shapeName } from "./vocab.ts";
+
+export const castBench: OpBench = { op: "cast", cases };
+
+function cases({ dtypes, quick }: CaseOptions): BenchCase[] {
+  // 64 rows of Qwen 2.5.
+  const shape: VocabShape = quick ? [8, 32000] : [64, 151936];
+  const half = dtypes.filter((dtype) => dtype !== "float32");
+  return half.flatMap((dtype) => [castCase(shape, "float32", dtype), castCase(shape, dtype, "float32")]);
+}
+
+function castCase(shape: VocabShape, from: FloatDType, to: FloatDType): BenchCase {
+  const [rows, vocab] = shape;
+  return {
+    op: "cast",
+    variant: `to ${to}`,
+    shape: shapeName(shape),
+    dtype: from,
+    bytes: rows * vocab * (bytesPer[from] + bytesPer[to]), // every element, read once and written once
+    floor: "copy",
+    prepare: () => prepare(shape, from, to),
+  };
+}
+
+function prepare(shape: VocabShape, from: FloatDType, to: FloatDType): Prepared {
+  const { logits, tokenIds } = vocabBatch(shape, from);
+  const last: { result?: Tensor } = {};
+  const call = (): void => {
+    last.result = cast(logits, to);
+  };
+  const some = firstRows(logits, tokenIds);
+  const few = tensor(some.logits, { shape: [some.rows, some.vocab], dtype: from });
+  const theirs: TensorData = to === "float32" ? new Float32Array(few.data.length) : new Uint16Array(few.data.length);
+  return {
+    call,
+    restore() {
+      // The last result is collected now, not in the timed part.
+      delete last.result;
+      globalThis.gc?.();
+    },
+    peers: [
+      {
+        name: plainTypeScript,
+        scale: shape[0] / some.rows,
+        call() {
+          if (to === "float32") widen(some.logits, widening(from), theirs);
+          else narrow(some.logits as Float32Array, to, theirs, 0);
+        },
+        check() {
+          this.call();
+          expectClose("result", cast(few, to).data, theirs, { atol: 0, rtol: 0 });
+        },
+      },
+    ],
+  };
+}
+
+function widen(from: TensorData, table: Float32Array, to: TensorData): void {
+  for (let i = 0; i < to.length; i++) to[i] = table[from[i]!]!;
+}

@@ -1,0 +1,153 @@
+/** What a run leaves behind: lines on the terminal, and a JSON file that says where and how they came about. */
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpus, release, totalmem, type } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { devices } from "fapo-kernels";
+import { leastShare } from "./bars.ts";
+import { plainTypeScript } from "./case.ts";
+import type { Measurement } from "./harness.ts";
+
+/** The root of the package, seen from build-ts/bench. */
+export const root: string = join(fileURLToPath(import.meta.url), "../../..");
+
+export interface Report {
+  schema: 1;
+  date: string;
+  command: string;
+  quick: boolean;
+  machine: { cpu: string; cores: number; memoryGiB: number; os: string; arch: string; isa: string };
+  versions: { "fapo-kernels": string; node: string; v8: string; tinybench: string };
+  /** null outside a repository; `dirty` when files differed from the commit. */
+  commit: string | null;
+  dirty: boolean;
+  notes: readonly string[];
+  results: (Measurement & { leastShare?: number })[];
+}
+
+const notes: readonly string[] = [
+  "With one thread, rates and ratios are made of the CPU time of the process, with more of wall time; `clock` says which.",
+  "Ratios are medians of ratios within a round, in which floor, op and peers took turns.",
+  "The floor moves as many bytes as the op has to, through the same threads and vector loops.",
+  "Plain TypeScript runs on one thread and on fewer rows; its time is multiplied by `scale`.",
+  "Logits: N(0, 1) with 20 candidates per row, levels 12..18 falling by 1.2; token ids sampled from their softmax.",
+  "Buffers of fewer bytes than the caches hold measure the cache, for op and floor alike.",
+];
+
+export function makeReport(results: readonly Measurement[], command: string, quick: boolean): Report {
+  const isa = devices().cpu.isa;
+  const commit = git("rev-parse", "HEAD");
+  return {
+    schema: 1,
+    date: new Date().toISOString(),
+    command,
+    quick,
+    machine: {
+      cpu: cpus()[0]?.model.trim() ?? "unknown",
+      cores: cpus().length,
+      memoryGiB: Math.round(totalmem() / 2 ** 30),
+      os: `${type()} ${release()}`,
+      arch: process.arch,
+      isa,
+    },
+    versions: {
+      "fapo-kernels": version("package.json"),
+      node: process.versions.node,
+      v8: process.versions.v8,
+      tinybench: version("node_modules/tinybench/package.json"),
+    },
+    commit,
+    dirty: commit !== null && git("status", "--porcelain", "--untracked-files=no") !== "",
+    notes,
+    results: results.map((result) => {
+      const least = leastShare(result, isa);
+      return least === undefined ? result : { ...result, leastShare: least };
+    }),
+  };
+}
+
+/** Where a report goes when no file is named. */
+export function defaultFile({ machine, date }: Report): string {
+  const cpu = machine.cpu
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/g, "-")
+    .replaceAll(/^-|-$/g, "");
+  return `${root}/bench/results/${date.slice(0, 10)}-${cpu}-${machine.isa}.json`;
+}
+
+export function writeReport(report: Report, file: string): void {
+  mkdirSync(dirname(file), { recursive: true });
+  const round = (_: string, value: unknown): unknown =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value;
+  writeFileSync(file, `${JSON.stringify(report, round, 2)}\n`);
+}
+
+// ---- lines
+
+const columns = [
+  ["op", 35],
+  ["shape", -11],
+  ["dtype", 9],
+  ["threads", -7],
+  ["ms", -9],
+  ["GB/s", -6],
+  ["of floor", -8],
+  ["bar", -5],
+  ["x plain TS", -10],
+] as const;
+
+export function header(): string {
+  return line(columns.map(([name]) => name));
+}
+
+export function row(result: Measurement, isa: string): string {
+  const { op, variant, shape, dtype, threads, clock, gbPerSecond, floor } = result;
+  const ms = (clock === "cpu" ? result.cpuMs : result.wallMs).median;
+  const peer = result.peers.find(({ name }) => name === plainTypeScript);
+  const least = leastShare(result, isa);
+  return line([
+    variant ? `${op} (${variant})` : op,
+    shape,
+    dtype,
+    `${threads}`,
+    milliseconds(ms),
+    result.overhead ? "" : gbPerSecond.toFixed(1),
+    floor ? percent(floor.share) : "",
+    least === undefined ? "" : percent(least),
+    peer ? peer.ratio.toPrecision(3) : "",
+  ]);
+}
+
+/** µs where ms would be all zeros. */
+export function milliseconds(ms: number): string {
+  return ms < 0.1 ? `${(ms * 1e3).toPrecision(3)} µs` : ms.toPrecision(4);
+}
+
+export function percent(share: number): string {
+  return `${(share * 100).toFixed(0)} %`;
+}
+
+function line(cells: readonly string[]): string {
+  const padded = cells.map((cell, i) => {
+    const width = columns[i]![1];
+    return width < 0 ? cell.padStart(-width) : cell.padEnd(width);
+  });
+  return padded.join("  ").trimEnd();
+}
+
+function version(file: string): string {
+  try {
+    return (JSON.parse(readFileSync(`${root}/${file}`, "utf8")) as { version: string }).version;
+  } catch {
+    return "unknown";
+  }
+}
+
+function git(...args: string[]): string | null {
+  try {
+    return execFileSync("git", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,32 @@
+/** All benchmarks, and the shapes they run on. */
+import type { OpBench, VocabShape } from "./case.ts";
+import { castBench } from "./cast.bench.ts";
+import { fapoAdvantageBench } from "./fapoAdvantage.bench.ts";
+import { fapoPenaltyBench } from "./fapoPenalty.bench.ts";
+import { fusedPolicyLossBench } from "./fusedPolicyLoss.bench.ts";
+import { groupAdvantageBench } from "./groupAdvantage.bench.ts";
+import { policyLossBench } from "./policyLoss.bench.ts";
+import { tokenLogprobBench } from "./tokenLogprob.bench.ts";
+
+export const ops: readonly OpBench[] = [
+  tokenLogprobBench,
+  fusedPolicyLossBench,
+  castBench,
+  policyLossBench,
+  fapoPenaltyBench,
+  groupAdvantageBench,
+  fapoAdvantageBench,
+];
+
+/** Vocabularies of Qwen 2.5, Llama 3 and Llama 2; buffers beyond the caches, then few rows. */
+export const shapes: readonly VocabShape[] = [
+  [512, 151936],
+  [512, 128256],
+  [2048, 32000],
+  [8, 151936],
+  [1, 151936],
+];
+export const quickShapes: readonly VocabShape[] = [
+  [32, 32000],
+  [1, 151936],
+];

@@ -1,0 +1,89 @@
+/** The tables of docs/performance.md, made of the files in bench/results. */
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { plainTypeScript } from "./case.ts";
+import { milliseconds, percent, type Report, root } from "./report.ts";
+
+const page = "docs/performance.md";
+const begin = "<!-- begin: npm run bench -- --table -->";
+const end = "<!-- end -->";
+
+/** Rewrites what is between the two comments; says which files the tables were made of. */
+export function writeTables(): string[] {
+  const folder = `${root}/bench/results`;
+  const files = readdirSync(folder).filter((name) => name.endsWith(".json"));
+  const sections = files.sort().map((name) => {
+    const report = JSON.parse(readFileSync(`${folder}/${name}`, "utf8")) as Report;
+    return section(report, name);
+  });
+  const text = readFileSync(`${root}/${page}`, "utf8");
+  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`${page}: the comments "${begin}" and "${end}" are missing`);
+  const body = sections.length === 0 ? "No result is committed yet." : sections.join("\n");
+  writeFileSync(`${root}/${page}`, `${text.slice(0, from)}${begin}\n\n${body.trim()}\n\n${text.slice(to)}`);
+  return files;
+}
+
+export function section(report: Report, file: string): string {
+  const { machine, versions, commit } = report;
+  const source = `${commit?.slice(0, 10) ?? "no repository"}${report.dirty ? ", with changes" : ""}`;
+  const title = `### ${machine.cpu}, ${machine.isa}`;
+  const about =
+    `${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.os} ${machine.arch}, Node ${versions.node}; ` +
+    `${report.date.slice(0, 10)}, commit ${source}; \`${report.command}\`; ` +
+    `[bench/results/${file}](../bench/results/${file})`;
+  const large = report.results.filter(({ overhead }) => !overhead);
+  const small = report.results.filter(({ overhead }) => overhead);
+  return [title, "", about, "", ...largeTable(large), "", ...smallTable(small), ""].join("\n");
+}
+
+function largeTable(results: Report["results"]): string[] {
+  return [
+    "| op | shape | dtype | threads | ms | GB/s | share of the floor | bar | x plain TypeScript |",
+    "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ...results.map((result) => {
+      const { shape, dtype, threads, gbPerSecond, floor, leastShare } = result;
+      const bar = leastShare === undefined ? "" : percent(leastShare);
+      const share = floor ? `${percent(floor.share)} (${floor.kind})` : "";
+      return cells(
+        name(result),
+        shape,
+        dtype,
+        `${threads}`,
+        time(result),
+        gbPerSecond.toFixed(1),
+        share,
+        bar,
+        plain(result),
+      );
+    }),
+  ];
+}
+
+function smallTable(results: Report["results"]): string[] {
+  if (results.length === 0) return [];
+  return [
+    "Overhead of a call, on inputs so small that nothing else counts:",
+    "",
+    "| op | shape | time | x plain TypeScript |",
+    "| --- | ---: | ---: | ---: |",
+    ...results
+      .filter(({ threads }) => threads === 1)
+      .map((result) => cells(name(result), result.shape, time(result), plain(result))),
+  ];
+}
+
+function cells(...texts: string[]): string {
+  return `| ${texts.join(" | ")} |`;
+}
+
+function name({ op, variant }: Report["results"][number]): string {
+  return variant ? `\`${op}\`, ${variant}` : `\`${op}\``;
+}
+
+function time({ clock, cpuMs, wallMs }: Report["results"][number]): string {
+  return milliseconds((clock === "cpu" ? cpuMs : wallMs).median);
+}
+
+function plain({ peers }: Report["results"][number]): string {
+  return peers.find((peer) => peer.name === plainTypeScript)?.ratio.toPrecision(3) ?? "";
+}

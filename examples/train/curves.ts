@@ -1,0 +1,81 @@
+/** What the records of a run say: smooth curves, the crossing, the end. */
+import type { Run } from "./experiment.ts";
+import type { StepRecord } from "./record.ts";
+
+/** Steps that a point of a smooth curve pools; one step alone has a few hundred replies and is noisy. */
+export const smoothing = 9;
+/** Steps that "at the end" pools. */
+export const ending = 20;
+
+/** Several steps as one large batch. */
+export interface Pooled {
+  alpha: number;
+  gamma: number;
+  beta: number;
+  /** Infinity where nothing is wrong. */
+  rho: number;
+  accuracy: number;
+  flawedPositiveRatio: number;
+  /** NaN where nothing is flawed. */
+  flawedAdvantage: number;
+}
+
+/** Every step has the same number of replies, so that shares may be averaged. */
+export function pool(records: readonly StepRecord[]): Pooled {
+  const mean = (value: (record: StepRecord) => number): number =>
+    records.reduce((sum, record) => sum + value(record), 0) / records.length;
+  const [alpha, gamma, beta] = [mean((r) => r.alpha), mean((r) => r.gamma), mean((r) => r.beta)];
+  const right = alpha + gamma;
+  return {
+    alpha,
+    gamma,
+    beta,
+    rho: beta > 0 ? alpha / beta : alpha > 0 ? Number.POSITIVE_INFINITY : 0,
+    accuracy: right,
+    flawedPositiveRatio: right > 0 ? gamma / right : 0,
+    // Weighted by how many flawed positives each step has.
+    flawedAdvantage: mean((r) => (r.flawedAdvantage ?? 0) * r.gamma) / gamma,
+  };
+}
+
+/** One point per step: the steps around it, pooled. */
+export function smooth(records: readonly StepRecord[]): Pooled[] {
+  const side = (smoothing - 1) / 2;
+  return records.map((_, i) => pool(records.slice(Math.max(0, i - side), i + side + 1)));
+}
+
+export interface Turn {
+  /** Lambda's shift point, `2 / lambda - 1`. */
+  shiftPoint: number;
+  /** First step where the smooth rho is above it; null if there is none, or if it is not positive and nothing can cross it. */
+  crossing: number | null;
+  /** First step where the smooth mean advantage of flawed positives is negative; null if there is none. */
+  signChange: number | null;
+}
+
+export function findTurn(run: Run, lambda: number): Turn {
+  const shiftPoint = 2 / lambda - 1;
+  const points = smooth(run.records);
+  const first = (holds: (point: Pooled) => boolean): number | null => {
+    const i = points.findIndex(holds);
+    return i < 0 ? null : run.records[i]!.step;
+  };
+  return {
+    shiftPoint,
+    crossing: shiftPoint > 0 ? first(({ rho }) => rho > shiftPoint) : null,
+    signChange: first(({ flawedAdvantage }) => flawedAdvantage < 0),
+  };
+}
+
+/** The last steps of a run, pooled; undefined for a run without a step. */
+export function endOf(run: Run): Pooled | undefined {
+  return run.records.length === 0 ? undefined : pool(run.records.slice(-ending));
+}
+
+/** Groups whose flawed positives had an advantage of the predicted sign, and all that have flawed positives. */
+export function countSigns({ records }: Run): { groups: number; asPredicted: number } {
+  return {
+    groups: records.reduce((sum, record) => sum + record.signedGroups, 0),
+    asPredicted: records.reduce((sum, record) => sum + record.signedAsPredicted, 0),
+  };
+}

@@ -1,0 +1,150 @@
+/** The benchmarks: fair inputs, baselines that compute the same as the ops, a run that leaves a full report. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { policyLoss, tokenLogprob } from "fapo-kernels";
+import { leastShare } from "../bench/bars.ts";
+import { expectClose, floatDTypes } from "../bench/case.ts";
+import { policyBatch, vocabBatch } from "../bench/data.ts";
+import { takeTurns } from "../bench/harness.ts";
+import type { Report } from "../bench/report.ts";
+import { ops } from "../bench/suite.ts";
+import { section } from "../bench/table.ts";
+
+const main = fileURLToPath(new URL("../bench/main.js", import.meta.url));
+
+function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, ["--expose-gc", main, ...args], { encoding: "utf8", timeout: 120_000 });
+}
+
+test("plain TypeScript and the op agree, for every benchmark that has both", () => {
+  // More rows than the baseline gets, and as many; 1,003 columns are no multiple of any vector.
+  const shapes = [
+    [5, 1003],
+    [2, 1003],
+  ] as const;
+  const cases = ops.flatMap((op) => op.cases({ shapes, dtypes: floatDTypes, quick: true }));
+  const checked = new Set<string>();
+  for (const one of cases) {
+    const { peers } = one.prepare();
+    for (const peer of peers) {
+      peer.check();
+      checked.add(one.op);
+    }
+  }
+  const all = ["cast", "fapoAdvantage", "fapoPenalty", "fusedPolicyLoss", "groupAdvantage", "policyLoss"];
+  assert.deepEqual([...checked].sort(), [...all, "tokenLogprob", "tokenLogprobBackward"]);
+});
+
+test("a wrong result is not timed", () => {
+  assert.throws(() => expectClose("x", [1, 2.1], [1, 2], { atol: 0, rtol: 0.01 }), /x\[1\]: the op says 2.1/);
+  assert.throws(() => expectClose("x", [Number.NaN], [1], { atol: 1, rtol: 1 }), /x\[0\]/);
+});
+
+test("token ids are sampled from the softmax, and no row is clipped", () => {
+  const batch = vocabBatch([2000, 400], "float32");
+  const { logits, tokenIds } = batch;
+  const { logprobs, entropy } = tokenLogprob({ logits, tokenIds, entropy: true });
+  const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0) / values.length;
+  const [surprise, expected] = [-mean(logprobs.data), mean(entropy!.data)];
+  assert.ok(expected > 0.5, `mean entropy ${expected}`);
+  assert.ok(Math.abs(surprise - expected) < 0.1 * expected, `mean surprise ${surprise}, mean entropy ${expected}`);
+
+  const { metrics, gradLogprobs } = policyLoss({ logprobs, ...policyBatch(batch) });
+  assert.equal(metrics.clipFractionHigh.item() + metrics.clipFractionLow.item(), 0);
+  assert.ok(gradLogprobs.data.every((grad) => grad !== 0));
+});
+
+test("logits are restored to the bit", () => {
+  for (const dtype of floatDTypes) {
+    const { logits, restore } = vocabBatch([3, 100], dtype);
+    const before = logits.data.slice();
+    logits.data.fill(0);
+    restore();
+    assert.deepEqual(logits.data, before);
+  }
+});
+
+test("contenders take turns, and are restored before every call that is timed", () => {
+  const log: string[] = [];
+  const contenders = ["a", "b"].map((name) => ({
+    name,
+    call: () => void log.push(name),
+    restore: () => void log.push(`restore ${name}`),
+  }));
+  const times = takeTurns(contenders, { rounds: 7, maxSeconds: 60, minSampleMs: 0, warmupMs: 0 });
+  const round = ["restore a", "a", "restore b", "b"];
+  assert.deepEqual(log.slice(-7 * round.length), Array(7).fill(round).flat());
+  for (const { wall, cpu } of times.values()) assert.deepEqual([wall.length, cpu.length], [7, 7]);
+});
+
+test("a quick run prints every op and writes a report with every field", () => {
+  const folder = mkdtempSync(join(tmpdir(), "fapo-bench-"));
+  try {
+    const file = join(folder, "report.json");
+    const { status, stdout, stderr } = bench("--quick", "--shapes", "8x2000", "--threads", "1", "--json", file);
+    assert.equal(status, 0, stderr);
+    for (const { op } of ops) assert.match(stdout, new RegExp(`^${op}`, "m"));
+
+    const report = JSON.parse(readFileSync(file, "utf8")) as Report;
+    assert.equal(report.schema, 1);
+    assert.equal(report.quick, true);
+    assert.match(report.date, /^\d{4}-\d\d-\d\dT/);
+    assert.match(report.command, /^npm run bench -- --quick/);
+    assert.match(report.machine.isa, /^(baseline|avx2|avx512)$/);
+    assert.ok(report.machine.cores >= 1 && report.machine.cpu !== "" && report.machine.os !== "");
+    assert.equal(report.versions.node, process.versions.node);
+    assert.notEqual(report.versions.tinybench, "unknown");
+    for (const result of report.results) {
+      const what = `${result.op} ${result.variant} ${result.shape} ${result.dtype}`;
+      assert.equal(result.clock, "cpu", what);
+      assert.ok(result.rounds >= 3 && result.bytes > 0 && result.gbPerSecond >= 0, what);
+      assert.ok(result.wallMs.min <= result.wallMs.median && result.wallMs.median > 0, what);
+      assert.ok(result.cpuMs.median >= 0, what);
+      if (result.floor) assert.ok(result.floor.share >= 0 && result.floor.ms >= 0, what);
+      for (const peer of result.peers) assert.ok(peer.ms >= 0 && peer.scale >= 1, what);
+    }
+    const fused = report.results.find(({ op, variant }) => op === "fusedPolicyLoss" && variant === "in place")!;
+    assert.equal(fused.floor?.kind, "readWrite");
+    assert.equal(fused.bytes, 2 * 8 * 2000 * 4);
+    assert.equal(fused.peers[0]?.name, "plain TypeScript");
+
+    const table = section(report, "report.json");
+    assert.match(table, /\| `fusedPolicyLoss`, in place \| 8x2000 \| float32 \| 1 \|/);
+    assert.match(table, /Overhead of a call/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("bars are for one thread and buffers beyond the caches", () => {
+  const result = { op: "tokenLogprob", variant: "", dtype: "float32", threads: 1, bytes: 3e8 };
+  const share = (change: object, isa = "avx512"): number | undefined =>
+    leastShare({ ...result, ...change } as Report["results"][number], isa);
+  assert.equal(share({}), 1 / 1.1);
+  assert.equal(share({}, "avx2"), 1 / 1.7);
+  assert.equal(share({}, "baseline"), undefined);
+  assert.equal(share({ threads: 2 }), undefined);
+  assert.equal(share({ bytes: 1e6 }), undefined);
+});
+
+test("flags are checked", () => {
+  for (const [args, message] of [
+    [["--ops", "nope"], /--ops: "nope" is none/],
+    [["--shapes", "8"], /--shapes: "8" is none/],
+    [["--threads", "0"], /--threads: "0" is none/],
+    [["--filter", "nothing like this"], /no benchmark matches/],
+    [["--bogus"], /bogus/],
+  ] as const) {
+    const { status, stderr } = bench(...args);
+    assert.equal(status, 1);
+    assert.match(stderr, message);
+  }
+  const help = bench("--help");
+  assert.equal(help.status, 0);
+  assert.match(help.stdout, /--quick/);
+});
