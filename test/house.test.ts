@@ -36,16 +36,14 @@ test("every op is documented in the README and exported by the package", async (
   }
 });
 
-test("an option that is documented is read, and the other way round", () => {
+test("every option and every output is on the op's page", () => {
   for (const op of ops.filter((name) => name !== "cast")) {
     const camel = op.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
-    const source = read(`lib/ops/${camel}.ts`);
     const doc = read(`docs/ops/${camel}.md`);
-    for (const [, name] of source.matchAll(/^ {2}(\w+)\??: (?!.*=>).*;$/gm)) {
-      assert.ok(
-        doc.includes(`\`${name}`) || source.includes(`type ${name}`),
-        `docs/ops/${camel}.md does not mention ${name}`,
-      );
+    const names = [...read(`lib/ops/${camel}.ts`).matchAll(/^ {2}(\w+)\??: [^(]*;$/gm)].map(([, name]) => name);
+    assert.ok(names.length > 0);
+    for (const name of names) {
+      assert.ok(new RegExp(`\\b${name}\\b`).test(doc), `docs/ops/${camel}.md does not mention ${name}`);
     }
   }
 });

@@ -1,7 +1,7 @@
 /** cast: between the floating-point dtypes. */
 import { cpuDevice, nativeMatrix, run } from "../addon.ts";
 import { expect } from "../check.ts";
-import { allocate, type DType, isTensor, type Tensor } from "../tensor.ts";
+import { allocate, type DType, isTensor, sizeOf, type Tensor } from "../tensor.ts";
 
 const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
 
@@ -26,11 +26,16 @@ export function cast(source: Tensor, dtype: DType): Tensor {
   expect(floatingDTypes.includes(dtype), op, "dtype", wanted, dtype, "ERR_UNSUPPORTED_DTYPE");
   const { shape, device } = source;
   const native = nativeMatrix(op, "the tensor", source);
-  const result = allocate(op, shape, dtype);
   // Only a matrix can be strided; anything else is one long row.
   const matrix = shape.length === 2;
-  const columns = matrix ? shape[1]! : shape.reduce((product, size) => product * size, 1);
+  const columns = matrix ? shape[1]! : sizeOf(shape);
+  const needed = sizeOf(shape) === 0 ? 0 : matrix ? (shape[0]! - 1) * source.rowStride + columns : columns;
+  expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
+  const result = allocate(op, shape, dtype);
   const packed = { rowStride: columns };
+  const needed = matrix ? (shape[0] === 0 ? 0 : (shape[0]! - 1) * source.rowStride + columns) : columns;
+  // The buffer may have been transferred or shrunk since the tensor was made.
+  expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
   expect(device === "cpu", op, "the tensor's device", "cpu", device, "ERR_DEVICE_MISMATCH");
   run("cast", {
     device: cpuDevice,
