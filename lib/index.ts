@@ -52,6 +52,7 @@ export {
   tokenLogprobBackward,
 } from "./ops/tokenLogprob.ts";
 export {
+  type DataByDType,
   type Device,
   type DType,
   synchronize,

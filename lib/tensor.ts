@@ -7,7 +7,16 @@ import { expect, FapoError } from "./check.ts";
 /** Element types. bfloat16 and float16 travel as their 16 bits in a `Uint16Array`. */
 export type DType = "float32" | "bfloat16" | "float16" | "int32" | "uint8" | "int8";
 export type Device = "cpu" | `cuda:${number}`;
-export type TensorData = Float32Array | Uint16Array | Int32Array | Uint8Array | Int8Array;
+/** The array class that holds each dtype. */
+export interface DataByDType {
+  float32: Float32Array;
+  bfloat16: Uint16Array;
+  float16: Uint16Array;
+  int32: Int32Array;
+  uint8: Uint8Array;
+  int8: Int8Array;
+}
+export type TensorData = DataByDType[DType];
 
 type TensorDataConstructor = new (length: number) => TensorData;
 
@@ -33,8 +42,8 @@ const internal = Symbol("internal");
  * A row-major array on a device. Rows of a matrix may be strided. Made by `tensor()`, `zeros()`, `cast()`, `toDevice()`
  * and the ops; never constructed directly.
  */
-export class Tensor {
-  readonly dtype: DType;
+export class Tensor<D extends DType = DType> {
+  readonly dtype: D;
   /** Sizes per dimension; `[]` is a scalar. */
   readonly shape: readonly number[];
   /** Elements from the start of one row to the start of the next; the row length where rows are packed. */
@@ -43,7 +52,7 @@ export class Tensor {
   #data: TensorData | undefined;
 
   /** @internal */
-  constructor(key: symbol, data: TensorData, shape: readonly number[], dtype: DType, rowStride: number) {
+  constructor(key: symbol, data: TensorData, shape: readonly number[], dtype: D, rowStride: number) {
     if (key !== internal) throw new FapoError("ERR_INVALID_ARGUMENT", "Tensor: make one with tensor() or zeros()");
     this.#data = data;
     this.dtype = dtype;
@@ -57,8 +66,8 @@ export class Tensor {
    * The elements: the very array that was wrapped, not a copy.
    * @throws FapoError `ERR_DISPOSED`
    */
-  get data(): TensorData {
-    return memory("Tensor.data", "the tensor", this);
+  get data(): DataByDType[D] {
+    return memory("Tensor.data", "the tensor", this) as DataByDType[D];
   }
 
   /**
@@ -118,6 +127,10 @@ export interface TensorOptions {
  *   `dtype` says which; a `Float16Array`, where Node has it, is float16. Over a SharedArrayBuffer, too.
  * @throws FapoError `ERR_INVALID_ARGUMENT` (shape, stride, length), `ERR_UNSUPPORTED_DTYPE`
  */
+export function tensor<D extends DType>(data: DataByDType[D], options: TensorOptions & { dtype: D }): Tensor<D>;
+export function tensor(data: Float32Array, options?: TensorOptions): Tensor<"float32">;
+export function tensor(data: Int32Array, options?: TensorOptions): Tensor<"int32">;
+export function tensor(data: TensorData, options?: TensorOptions): Tensor;
 export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   const op = "tensor";
   const { dtype: wanted, rowStride, ...rest } = ownOptions(op, options);
@@ -165,13 +178,13 @@ export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
 }
 
 /** A packed tensor over `data`, whose length is that of the shape. */
-export function makeTensor(data: TensorData, shape: readonly number[], dtype: DType): Tensor {
+export function makeTensor<D extends DType>(data: TensorData, shape: readonly number[], dtype: D): Tensor<D> {
   return new Tensor(internal, data, shape, dtype, shape.length === 0 ? 1 : shape[shape.length - 1]!);
 }
 
-export interface ZerosOptions {
+export interface ZerosOptions<D extends DType = DType> {
   /** Default `"float32"`. */
-  dtype?: DType;
+  dtype?: D;
   /** Default `"cpu"`. */
   device?: Device;
 }
@@ -180,17 +193,17 @@ export interface ZerosOptions {
  * A new tensor of zeros.
  * @throws FapoError `ERR_OUT_OF_MEMORY` when the memory cannot be had, `ERR_INVALID_ARGUMENT`, `ERR_NO_CUDA`
  */
-export function zeros(shape: readonly number[], options: ZerosOptions = {}): Tensor {
+export function zeros<D extends DType = "float32">(shape: readonly number[], options: ZerosOptions<D> = {}): Tensor<D> {
   const op = "zeros";
   const { dtype = "float32", device = "cpu", ...rest } = ownOptions(op, options);
   expectNoOther(op, rest);
   expect(isDType(dtype), op, "dtype", `one of ${Object.keys(arrayTypes).join(", ")}`, dtype, "ERR_UNSUPPORTED_DTYPE");
   checkDevice(op, "device", device);
-  return allocate(op, checkShape(op, shape), dtype);
+  return allocate(op, checkShape(op, shape), dtype) as Tensor<D>;
 }
 
 /** `zeros` without the checks, for outputs of ops. */
-export function allocate(op: string, shape: readonly number[], dtype: DType): Tensor {
+export function allocate<D extends DType>(op: string, shape: readonly number[], dtype: D): Tensor<D> {
   try {
     return makeTensor(new arrayTypes[dtype](sizeOf(shape)), shape, dtype);
   } catch (cause) {
@@ -203,7 +216,7 @@ export function allocate(op: string, shape: readonly number[], dtype: DType): Te
  * Moves a tensor to another device. On the CPU a tensor that is there already is returned as it is.
  * @throws FapoError `ERR_NO_CUDA` when there is no such GPU to be used, with the reason; `ERR_DISPOSED`
  */
-export function toDevice(source: Tensor, device: Device): Tensor {
+export function toDevice<D extends DType>(source: Tensor<D>, device: Device): Tensor<D> {
   expect(isTensor(source), "toDevice", "the tensor", "a Tensor", source);
   memory("toDevice", "the tensor", source);
   checkDevice("toDevice", "device", device);

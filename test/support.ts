@@ -26,6 +26,8 @@ export class TestDevice {
   }
 
   /** A tensor on this device. On the CPU it is a view of `data`. */
+  tensor(data: Float32Array, options?: TensorOptions): Tensor<"float32">;
+  tensor(data: TensorData, options?: TensorOptions): Tensor;
   tensor(data: TensorData, options: TensorOptions = {}): Tensor {
     return toDevice(tensor(data, options), this.name);
   }

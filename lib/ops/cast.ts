@@ -11,7 +11,7 @@ const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
  *
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
  */
-export function cast(source: Tensor, dtype: DType): Tensor {
+export function cast<D extends DType>(source: Tensor, dtype: D): Tensor<D> {
   const op = "cast";
   expect(isTensor(source), op, "the tensor", "a Tensor", source);
   const wanted = "float32, bfloat16 or float16";

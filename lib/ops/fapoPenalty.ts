@@ -50,11 +50,11 @@ export interface FapoPenaltyOptions {
 
 export interface FapoPenaltyResult {
   /** `[S]`, float32: with the penalty for flawed positives and the overlong penalty. */
-  rewards: Tensor;
+  rewards: Tensor<"float32">;
   /** `[S]`, float32: with the penalty for flawed positives alone. */
-  fapoRewards: Tensor;
+  fapoRewards: Tensor<"float32">;
   /** `[S]`, uint8: 0 for responses that `unknownVerdict: "exclude"` takes out. */
-  valid: Tensor;
+  valid: Tensor<"uint8">;
 }
 
 /**

@@ -18,13 +18,13 @@ export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchO
 
 export interface FusedPolicyLossResult {
   /** Scalar, float32: to be minimised. */
-  loss: Tensor;
+  loss: Tensor<"float32">;
   /** `[N]`, float32: as `tokenLogprob`. */
-  logprobs: Tensor;
+  logprobs: Tensor<"float32">;
   /** `[N]`, float32: as `tokenLogprob`. */
-  lse: Tensor;
+  lse: Tensor<"float32">;
   /** `[N]`, float32, in nats. When asked for, or needed for `entropyCoef`. */
-  entropy?: Tensor;
+  entropy?: Tensor<"float32">;
   /** `[N, V]`, dtype of the logits: dL/dlogits; with `inPlace` the tensor `logits` itself. */
   gradLogits: Tensor;
   metrics: PolicyMetrics;

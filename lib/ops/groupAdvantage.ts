@@ -51,13 +51,13 @@ export interface GroupAdvantageOptions extends AdvantageOptions {
 
 export interface GroupAdvantageResult {
   /** `[S]`, float32. */
-  advantages: Tensor;
+  advantages: Tensor<"float32">;
   /** `[groups]`, float32: mean of the valid rewards; 0 for a group without any. */
-  groupMean: Tensor;
+  groupMean: Tensor<"float32">;
   /** `[groups]`, float32: their deviation, without epsilon. */
-  groupStd: Tensor;
+  groupStd: Tensor<"float32">;
   /** `[groups]`, uint8: 1 where all valid `varianceRewards` are equal: nothing to learn from, for a filter of yours. */
-  zeroVariance: Tensor;
+  zeroVariance: Tensor<"uint8">;
 }
 
 /**

@@ -78,32 +78,32 @@ export interface PolicyLossOptions extends PolicyBatchOptions {
 /** Scalars over the counted tokens of one call; `.item()` reads one. */
 export interface PolicyMetrics {
   /** Share of tokens where the upper clip binds (advantage > 0). float32 */
-  clipFractionHigh: Tensor;
+  clipFractionHigh: Tensor<"float32">;
   /** Share of tokens where the lower clip binds (advantage < 0). float32 */
-  clipFractionLow: Tensor;
+  clipFractionLow: Tensor<"float32">;
   /** Share of tokens where the dual clip binds. float32 */
-  clipFractionDual: Tensor;
+  clipFractionDual: Tensor<"float32">;
   /** Mean of exp(logprob - oldLogprob), log-ratio clamped. float32 */
-  ratioMean: Tensor;
+  ratioMean: Tensor<"float32">;
   /** Largest ratio; 0 without counted tokens. float32 */
-  ratioMax: Tensor;
+  ratioMax: Tensor<"float32">;
   /** Mean of exp(d) - 1 - d, d = logprob - oldLogprob, clamped. float32 */
-  approxKl: Tensor;
+  approxKl: Tensor<"float32">;
   /** Mean of the chosen estimator, unweighted; 0 for `"none"`. float32 */
-  kl: Tensor;
+  kl: Tensor<"float32">;
   /** Mean entropy in nats, where the op computed it; else 0. float32 */
-  entropy: Tensor;
+  entropy: Tensor<"float32">;
   /** Counted tokens. int32 */
-  tokens: Tensor;
+  tokens: Tensor<"int32">;
   /** Sequences with at least one counted token; 0 without `cuSeqlens`. int32 */
-  sequences: Tensor;
+  sequences: Tensor<"int32">;
 }
 
 export interface PolicyLossResult {
   /** Scalar, float32: to be minimised. */
-  loss: Tensor;
+  loss: Tensor<"float32">;
   /** `[N]`, float32: dL/dlogprobs; exactly 0 for masked tokens. */
-  gradLogprobs: Tensor;
+  gradLogprobs: Tensor<"float32">;
   metrics: PolicyMetrics;
 }
 

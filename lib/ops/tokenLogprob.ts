@@ -37,11 +37,11 @@ export interface TokenLogprobOptions extends TokenLogitsOptions {
 
 export interface TokenLogprobResult {
   /** `[N]`, float32: never above 0; 0 for ignored rows. */
-  logprobs: Tensor;
+  logprobs: Tensor<"float32">;
   /** `[N]`, float32: log-sum-exp of the scaled logits; 0 for ignored rows. */
-  lse: Tensor;
+  lse: Tensor<"float32">;
   /** `[N]`, float32, in nats; 0 for ignored rows. With `entropy: true` alone. */
-  entropy?: Tensor;
+  entropy?: Tensor<"float32">;
 }
 
 /**
