@@ -1,4 +1,5 @@
-// `npm run test:sanitize`: the test suite on an addon built with AddressSanitizer and UndefinedBehaviorSanitizer (GCC).
+// `npm run test:sanitize`: the test suite on an addon built with AddressSanitizer and UndefinedBehaviorSanitizer, and the
+// thread pool under ThreadSanitizer (GCC).
 //   node scripts/test-sanitize.mjs [test file ...]
 import { execFileSync, spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -20,6 +21,24 @@ cmake(
   "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
 );
 cmake("--build", build, "--parallel", process.env.JOBS ?? "2");
+
+const pool = "build/sanitize/parallel_test";
+execFileSync(
+  "g++",
+  [
+    "-std=c++20",
+    "-O1",
+    "-g",
+    "-fsanitize=thread",
+    "-I.",
+    "test/native/parallel_test.cpp",
+    "native/parallel.cpp",
+    "-o",
+    pool,
+  ],
+  { stdio: "inherit" },
+);
+execFileSync(pool, { stdio: "inherit", env: { ...process.env, TSAN_OPTIONS: "halt_on_error=1" } });
 
 const library = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { encoding: "utf8" }).trim();
 const env = {
