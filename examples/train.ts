@@ -29,6 +29,11 @@ async function main(args: readonly string[]): Promise<number> {
   const experiment = await runExperiment(options.settings, {
     onProgress: (progress) => line.show(progress),
     stopped: () => interrupt.aborted,
+    hurry: interrupt,
+    onWarning(sentence) {
+      line.clear();
+      console.log(`warning: ${sentence}`);
+    },
   });
   line.clear();
 

@@ -43,8 +43,12 @@ export class Arguments {
     this.op = op;
     expect(typeof options === "object" && options !== null, op, "options", "an object", options);
     this.#options = new Map();
-    // Own properties alone, each read once: no getter, Proxy or polluted prototype is consulted after this.
-    for (const name of Object.keys(options)) this.#options.set(name, (options as Record<string, unknown>)[name]);
+    // Own properties alone, and elements of plain arrays, each read once: no getter, Proxy or polluted prototype is
+    // consulted after this.
+    for (const name of Object.keys(options)) {
+      const value = (options as Record<string, unknown>)[name];
+      this.#options.set(name, Array.isArray(value) ? Array.from({ length: value.length }, (_, i) => value[i]) : value);
+    }
   }
 
   /** Takes an option out; undefined when it is absent or undefined. */
@@ -159,7 +163,7 @@ export class Arguments {
       const code = ArrayBuffer.isView(value) ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
       expect(false, this.op, name, this.#kind(dtype, length, plain), value, code);
     }
-    if (isDetached(value as TensorData)) this.conflict(`the buffer of ${name} has been detached`);
+    if (isGone(value as TensorData)) this.conflict(`the buffer of ${name} has been detached or shrunk`);
     return value as TensorData;
   }
 
@@ -194,7 +198,8 @@ export class Arguments {
     const or = plain === "plain" ? ", an array of numbers" : "";
     const size = length === undefined ? "" : ` of length ${length}`;
     const name = arrayTypeOf(dtype).name;
-    return `${name.startsWith("I") ? "an" : "a"} ${name}${or} or a ${dtype} tensor${size}`;
+    const article = (noun: string): string => (/^i/i.test(noun) ? "an" : "a");
+    return `${article(name)} ${name}${or} or ${article(dtype)} ${dtype} tensor${size}`;
   }
 
   /** The elements a tensor says it has are still there: its buffer may have been transferred or shrunk since. */
@@ -260,16 +265,18 @@ export class Arguments {
   }
 }
 
-/** A view of a buffer that was transferred looks empty; only making another view tells it from one that is. */
-function isDetached(view: TensorData): boolean {
+/** A view of a buffer that was transferred, or shrunk below it, looks empty; the methods of typed arrays refuse it. */
+function isGone(view: TensorData): boolean {
   if (view.byteLength > 0) return false;
   try {
-    new Uint8Array(view.buffer);
+    Reflect.apply(typedArrayKeys, view, []);
     return false;
   } catch {
     return true;
   }
 }
+
+const typedArrayKeys: () => unknown = Object.getPrototypeOf(Uint8Array.prototype).keys;
 
 /** Conditions that refuse NaN by themselves. */
 export const isFiniteNumber = (value: number): boolean => Number.isFinite(value);

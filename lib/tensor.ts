@@ -247,16 +247,13 @@ export function checkDevice(op: string, argument: string, device: unknown): asse
 }
 
 /**
- * A copy of an options object: own properties alone, and the elements of arrays, each read once, so that no getter,
- * Proxy or polluted prototype is consulted after this.
+ * A copy of an options object: own properties alone, each read once, so that no getter, Proxy or polluted prototype is
+ * consulted after this.
  */
 export function ownOptions(op: string, options: unknown): Record<string, unknown> {
   expect(typeof options === "object" && options !== null, op, "options", "an object", options);
   const copy: Record<string, unknown> = Object.create(null);
-  for (const name of Object.keys(options)) {
-    const value = (options as Record<string, unknown>)[name];
-    copy[name] = Array.isArray(value) ? Array.from({ length: value.length }, (_, i) => value[i]) : value;
-  }
+  for (const name of Object.keys(options)) copy[name] = (options as Record<string, unknown>)[name];
   return copy;
 }
 

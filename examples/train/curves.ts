@@ -1,4 +1,5 @@
 /** What the records of a run say: smooth curves, the crossing, the end. */
+import { judgedShiftPoint } from "fapo-kernels/genrm";
 import type { Run } from "./experiment.ts";
 import type { StepRecord } from "./record.ts";
 
@@ -45,7 +46,7 @@ export function smooth(records: readonly StepRecord[]): Pooled[] {
 }
 
 export interface Turn {
-  /** Lambda's shift point, `2 / lambda - 1`. */
+  /** Lambda's shift point with an exact judge, `2 / lambda - 1`. */
   shiftPoint: number;
   /** First step where the smooth rho is above it; null if there is none, or if it is not positive and nothing can cross it. */
   crossing: number | null;
@@ -54,7 +55,7 @@ export interface Turn {
 }
 
 export function findTurn(run: Run, lambda: number): Turn {
-  const shiftPoint = 2 / lambda - 1;
+  const shiftPoint = judgedShiftPoint({ flawedPenalty: lambda });
   const points = smooth(run.records);
   const first = (holds: (point: Pooled) => boolean): number | null => {
     const i = points.findIndex(holds);
@@ -77,5 +78,30 @@ export function countSigns({ records }: Run): { groups: number; asPredicted: num
   return {
     groups: records.reduce((sum, record) => sum + record.signedGroups, 0),
     asPredicted: records.reduce((sum, record) => sum + record.signedAsPredicted, 0),
+  };
+}
+
+/** What the monitors of a run come to. */
+export interface Judgement {
+  /** Right answers in all steps, and those of them without a verdict. */
+  judged: number;
+  unknown: number;
+  /** By the last labelled sample that was large enough; null without one. `shiftPoint`: Infinity where there is none. */
+  quality: { recall: number; falseAlarms: number; shiftPoint: number } | null;
+  /** When the judge first flagged more than is flawed, beyond chance. */
+  overCritic: { step: number; warning: string } | null;
+}
+
+export function summarizeJudge({ records }: Run): Judgement {
+  const sum = (name: "judged" | "judgeUnknown"): number => records.reduce((total, { log }) => total + log[name]!, 0);
+  const last = records.findLast(({ log }) => "judgeRecall" in log)?.log;
+  const first = records.find(({ overCritic }) => overCritic);
+  return {
+    judged: sum("judged"),
+    unknown: sum("judgeUnknown"),
+    quality: last
+      ? { recall: last.judgeRecall!, falseAlarms: last.judgeFalseAlarms!, shiftPoint: last.judgedShiftPoint! }
+      : null,
+    overCritic: first ? { step: first.step, warning: first.warnings[0]! } : null,
   };
 }

@@ -1,7 +1,8 @@
 /** The experiment: one warm start, forked into FAPO and GRPO, which then see the same problems. */
 import type { Device } from "fapo-kernels";
+import type { GenRMStats } from "fapo-kernels/genrm";
 import { type Evaluation, evaluate } from "./evaluate.ts";
-import { exactJudge, type Judge, noisyJudge } from "./judge.ts";
+import { type ClientOptions, exactJudge, type Judge, type JudgeSettings, noisyJudge, serverJudge } from "./judge.ts";
 import { randomStream } from "./random.ts";
 import type { StepRecord } from "./record.ts";
 import { Trainer } from "./trainer.ts";
@@ -12,8 +13,7 @@ export interface Settings {
   /** What a flawed positive loses under FAPO. */
   lambda: number;
   groupSize: number;
-  /** Share of the judge's verdicts that are flipped. */
-  judgeNoise: number;
+  judge: JudgeSettings;
   prompts: number;
   steps: number;
   warmSteps: number;
@@ -34,6 +34,8 @@ export interface Run {
   name: AlgorithmName;
   flawedPenalty: number;
   judge: string;
+  /** Of a judge that asks servers. */
+  judgeStats: GenRMStats | null;
   records: StepRecord[];
   /** After the last step, greedy. */
   evaluation: Evaluation;
@@ -63,9 +65,15 @@ export interface Control {
   onProgress?: (progress: Progress) => void;
   /** Asked after every step. */
   stopped?: () => boolean;
+  /** Aborting it ends the wait for a judge: what it has not answered counts as unknown. The step goes on. */
+  hurry?: AbortSignal;
+  /** Told when the judge of FAPO turns out to be over-critic, once. */
+  onWarning?: (sentence: string) => void;
+  client?: ClientOptions;
 }
 
-export async function runExperiment(settings: Settings, { onProgress, stopped }: Control = {}): Promise<Experiment> {
+export async function runExperiment(settings: Settings, control: Control = {}): Promise<Experiment> {
+  const { onProgress, stopped, hurry, onWarning, client } = control;
   const { seed, steps, warmSteps } = settings;
   const { cribRate, learningRate } = fixed;
   // Between two steps the event loop gets its turn, so that Ctrl-C is heard.
@@ -91,29 +99,43 @@ export async function runExperiment(settings: Settings, { onProgress, stopped }:
 
   const runs = (["FAPO", "GRPO"] as const).map((name) => {
     const flawedPenalty = name === "FAPO" ? settings.lambda : 0;
-    const judge = makeJudge(settings);
+    const judge = makeJudge(settings, flawedPenalty, client);
     const trainer = new Trainer({
       ...settings,
       ...fixed,
       parameters,
       judge,
+      unknownVerdict: settings.judge.kind === "servers" ? settings.judge.unknownVerdict : "sound",
       flawedPenalty,
       reportedPenalty: settings.lambda,
     });
     return { name, flawedPenalty, judge, trainer, records: [] as StepRecord[], seconds: 0 };
   });
 
+  const closeJudges = async (): Promise<void> => {
+    await Promise.all(runs.map(({ judge }) => judge.close?.()));
+  };
+  const giveUp = () => void closeJudges();
+  hurry?.addEventListener("abort", giveUp);
   // Step by step in turn, so that both have come equally far whenever the user stops.
   let done = 0;
-  while (done < steps && (await goOn())) {
-    for (const run of runs) {
-      const begin = performance.now();
-      run.records.push(await run.trainer.step());
-      run.seconds += secondsSince(begin);
+  try {
+    while (done < steps && (await goOn())) {
+      for (const run of runs) {
+        const begin = performance.now();
+        const record = await run.trainer.step();
+        run.seconds += secondsSince(begin);
+        const first = record.overCritic && !run.records.some(({ overCritic }) => overCritic);
+        if (first && run.flawedPenalty > 0) onWarning?.(`${run.name}, step ${record.step}: ${record.warnings[0]}`);
+        run.records.push(record);
+      }
+      done++;
+      const records = runs.map(({ name, records }) => ({ name, record: records.at(-1)! }));
+      onProgress?.({ phase: "training", done, of: steps, records });
     }
-    done++;
-    const records = runs.map(({ name, records }) => ({ name, record: records.at(-1)! }));
-    onProgress?.({ phase: "training", done, of: steps, records });
+  } finally {
+    hurry?.removeEventListener("abort", giveUp);
+    await closeJudges();
   }
 
   return {
@@ -123,15 +145,23 @@ export async function runExperiment(settings: Settings, { onProgress, stopped }:
     start: evaluate(parameters, cribRate),
     runs: runs.map(({ name, flawedPenalty, judge, trainer, records, seconds }) => {
       const evaluation = evaluate(trainer.parameters, cribRate);
-      return { name, flawedPenalty, judge: judge.name, records, evaluation, seconds };
+      const judgeStats = judge.stats?.() ?? null;
+      return { name, flawedPenalty, judge: judge.name, judgeStats, records, evaluation, seconds };
     }),
     warmSeconds,
   };
 }
 
-function makeJudge({ judgeNoise, seed }: Settings): Judge {
-  const exact = exactJudge();
-  return judgeNoise > 0 ? noisyJudge(exact, judgeNoise, randomStream(seed, "judge")) : exact;
+/** Servers are not asked for GRPO, to which verdicts are nothing: the exact judge keeps its monitors. */
+function makeJudge({ judge, seed }: Settings, flawedPenalty: number, client: ClientOptions | undefined): Judge {
+  switch (judge.kind) {
+    case "exact":
+      return exactJudge();
+    case "noisy":
+      return noisyJudge(judge.noise, randomStream(seed, "judge"));
+    case "servers":
+      return flawedPenalty === 0 ? exactJudge() : serverJudge(judge.servers, judge.model, client);
+  }
 }
 
 function secondsSince(begin: number): number {

@@ -1,7 +1,8 @@
 /** The report as one page that needs nothing else: no script, no font, no network. */
 import type { Chart } from "./charts.ts";
+import { labelledPerStep } from "./monitor.ts";
 import type { Results } from "./results.ts";
-import { finalTable, findings, type Table } from "./summary.ts";
+import { finalTable, findings, logTable, type Table } from "./summary.ts";
 import { chartMarkup, chartStyle, escapeXml, fontFamily, palette } from "./svg.ts";
 
 const chartSize = { width: 520, height: 310 };
@@ -35,6 +36,7 @@ ${charts ? chartSection(charts, results) : ""}
 <div><h2>Settings</h2>${tableMarkup({ head: [], rows: settingRows(results) })}</div>
 <div><h2>Where and how long</h2>${tableMarkup({ head: [], rows: environmentRows(results) })}</div>
 </section>
+${results.stepsDone > 0 ? logSection(results) : ""}
 <footer>Made by ${results.environment.package}; FAPO: <a href="https://arxiv.org/abs/2510.22543">arXiv 2510.22543</a>. All numbers of this page, step by step, are in train.json beside it.</footer>
 </main>
 </body>
@@ -66,11 +68,23 @@ ${cards.join("\n")}
 </section>`;
 }
 
+function logSection({ runs, settings }: Results): string {
+  const tables = runs.map(
+    (run) => `<div><h2>${run.name}, judge: ${escapeXml(run.judge)}</h2>${tableMarkup(logTable(run))}</div>`,
+  );
+  return `<section class="log">
+<h2>What the trainer logs</h2>
+<p>By the judge's verdicts, not by the truth that the charts show. Corrected, and the shift point: what recall and false alarms of the judge make of them, on the latest right answers that the exact checker labelled (${labelledPerStep} of each step); λ = ${settings.lambda} for FAPO, 0 for GRPO, which has no shift point. Every step is in train.json.</p>
+${tables.join("\n")}
+</section>`;
+}
+
 function settingRows({ settings, runs }: Results): string[][] {
   return [
     ["seed", String(settings.seed)],
     ["λ (flawedPenalty)", `${settings.lambda} for FAPO, 0 for GRPO`],
     ["judge", runs[0]?.judge ?? "exact"],
+    ...(settings.judge.kind === "servers" ? [["no verdict counts as", settings.judge.unknownVerdict]] : []),
     ["batch", `${settings.prompts} problems × ${settings.groupSize} replies`],
     ["steps", `${settings.steps}, ${settings.minibatches} minibatches each`],
     ["warm start", `${settings.warmSteps} supervised steps, shared`],
@@ -115,7 +129,8 @@ figure { margin: 0; padding: 10px; background: var(--card); border: 1px solid va
 figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
 .words { padding: 20px; } .words p { margin-bottom: 12px; }
 .columns { display: flex; flex-wrap: wrap; gap: 28px; margin-top: 28px; }
-.columns > div { overflow-x: auto; max-width: 100%; }
+.columns > div, .log > div { overflow-x: auto; max-width: 100%; }
+.log { margin-top: 28px; } .log > div { margin-top: 16px; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { text-align: left; font-weight: 400; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody th { color: var(--muted); }

@@ -1,7 +1,8 @@
 /** The command line: flags, their defaults and bounds. */
 import { parseArgs } from "node:util";
-import { type Device, FapoError, synchronize } from "fapo-kernels";
+import { type Device, FapoError, synchronize, type UnknownVerdict } from "fapo-kernels";
 import type { Settings } from "./experiment.ts";
+import { type JudgeSettings, serverJudge } from "./judge.ts";
 
 export interface Options {
   settings: Settings;
@@ -22,7 +23,11 @@ Usage: npm start -- [flags]
   --seed N          random seed, an integer of at least 0 (default 1)
   --lambda X        what a flawed positive loses under FAPO, above 0 (default 1)
   --group-size N    replies per problem, at least 2 (default 8)
-  --judge-noise X   share of the judge's verdicts that are flipped, 0 to 1 (default 0)
+  --judge JUDGE     exact: checks the steps; noisy: errs now and then; or the URLs, with commas between them, of
+                    OpenAI-compatible servers that are asked (default exact)
+  --judge-noise X   share of the noisy judge's verdicts that are flipped, 0 to 1 (default 0.2); means --judge noisy
+  --judge-model M   the model that servers are asked for (default FAPO-GenRM-4B)
+  --unknown KIND    what counts where servers have no verdict: sound, flawed or exclude (default sound)
   --prompts N       problems per step (default 32)
   --steps N         training steps (default 300)
   --device NAME     cpu, or cuda:0, cuda:1, ... (default cpu)
@@ -38,7 +43,10 @@ const flags = {
   seed: { type: "string" },
   lambda: { type: "string" },
   "group-size": { type: "string" },
+  judge: { type: "string" },
   "judge-noise": { type: "string" },
+  "judge-model": { type: "string" },
+  unknown: { type: "string" },
   prompts: { type: "string" },
   steps: { type: "string" },
   device: { type: "string" },
@@ -76,7 +84,10 @@ export function readOptions(args: readonly string[]): Options | "help" {
       seed: count("seed", 1, 0, 2 ** 32 - 1),
       lambda: number("lambda", 1, "a number above 0", (x) => x > 0 && x < Number.POSITIVE_INFINITY),
       groupSize: count("group-size", 8, 2, 1024),
-      judgeNoise: number("judge-noise", 0, "a number in 0..1", (x) => x >= 0 && x <= 1),
+      judge: readJudge(
+        given,
+        number("judge-noise", 0.2, "a number in 0..1", (x) => x >= 0 && x <= 1),
+      ),
       prompts: count("prompts", quick ? 8 : 32, 1, 4096),
       steps: count("steps", quick ? 40 : 300, 1, 1_000_000),
       warmSteps: quick ? 200 : 800,
@@ -87,6 +98,37 @@ export function readOptions(args: readonly string[]): Options | "help" {
     plot: !given.has("no-plot"),
   };
 }
+
+/** @param noise `--judge-noise`, or its default */
+function readJudge(given: Map<Flag, string>, noise: number): JudgeSettings {
+  const judge = given.get("judge") ?? (given.has("judge-noise") ? "noisy" : "exact");
+  if (judge !== "noisy" && given.has("judge-noise"))
+    throw new UsageError(`--judge-noise goes with --judge noisy alone, got --judge ${judge}`);
+  if (judge !== "exact" && judge !== "noisy") return readServers(given, judge);
+  for (const flag of ["judge-model", "unknown"] as const)
+    if (given.has(flag)) throw new UsageError(`--${flag} goes with the URL of a server alone, got --judge ${judge}`);
+  return judge === "exact" ? { kind: "exact" } : { kind: "noisy", noise };
+}
+
+function readServers(given: Map<Flag, string>, judge: string): JudgeSettings {
+  const servers = judge.split(",").map((url) => url.trim());
+  if (!servers.every((url) => /^https?:\/\//.test(url)))
+    throw new UsageError(`expected --judge to be exact, noisy or http URLs, got ${JSON.stringify(judge)}`);
+  const unknown = given.get("unknown") ?? "sound";
+  if (!unknownVerdicts.some((verdict) => verdict === unknown))
+    throw new UsageError(`expected --unknown to be sound, flawed or exclude, got ${JSON.stringify(unknown)}`);
+  const model = given.get("judge-model") ?? "FAPO-GenRM-4B";
+  try {
+    // The client knows what is wrong with a URL; making one asks nothing.
+    void serverJudge(servers, model).close?.();
+  } catch (error) {
+    if (error instanceof FapoError) throw new UsageError(error.message);
+    throw error;
+  }
+  return { kind: "servers", servers, model, unknownVerdict: unknown as UnknownVerdict };
+}
+
+const unknownVerdicts: readonly UnknownVerdict[] = ["sound", "flawed", "exclude"];
 
 function readFlags(args: readonly string[]): Map<Flag, string> {
   // Not strict: its messages run over several sentences, and it refuses the value in "--seed -1" as ambiguous.

@@ -37,9 +37,10 @@ export class ProgressLine {
 
 function describe({ phase, done, of, records }: Progress): string {
   const percent = (share: number): string => `${(share * 100).toFixed(0)} %`.padStart(5);
-  const runs = records.map(({ name, record: { alpha, flawedPositiveRatio, rho } }) => {
+  const runs = records.map(({ name, record: { alpha, flawedPositiveRatio, rho, log } }) => {
     const progress = rho === null ? "inf" : rho.toFixed(2);
-    return `${name}: reliable ${percent(alpha)}, flawed ${percent(flawedPositiveRatio)}, rho ${progress.padStart(5)}`;
+    const unknown = log.judgeUnknown! > 0 ? `no verdict ${log.judgeUnknown}/${log.judged}, ` : "";
+    return `${name}: ${unknown}reliable ${percent(alpha)}, flawed ${percent(flawedPositiveRatio)}, rho ${progress.padStart(5)}`;
   });
   return [`${phase} ${String(done).padStart(String(of).length)}/${of}`, ...runs].join("   ");
 }

@@ -1,9 +1,10 @@
 /** What one step of training saw: learning progress, and how it shows in the advantages. */
-import { learningProgress } from "fapo-kernels";
+import { type LearningProgressResult, learningProgress } from "fapo-kernels";
+import type { Monitored } from "./monitor.ts";
 import type { Rollouts } from "./rollout.ts";
 
-/** What one step saw, before its update. Shares count the truth, not what the judge said. */
-export interface StepRecord {
+/** What one step saw, before its update. Shares count the truth, not what the judge said; `log` is what the judge said. */
+export interface StepRecord extends Omit<Monitored, "progress"> {
   step: number;
   /** Share of fully correct, of flawed (right answer, wrong step) and of wrong responses. */
   alpha: number;
@@ -53,9 +54,8 @@ export function judgedProgress(
   { correct, groupSize }: Rollouts,
   verdicts: Int8Array,
   advantages: Float32Array,
-  flawedPenalty: number,
+  { groups, batch }: LearningProgressResult,
 ): JudgedProgress {
-  const { groups, batch } = learningProgress({ correct, flawed: verdicts, groupSize, flawedPenalty });
   let signedGroups = 0;
   let signedAsPredicted = 0;
   for (const [g, { pastShift }] of groups.entries()) {

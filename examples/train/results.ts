@@ -1,8 +1,22 @@
-/** The numbers of an experiment in the form of train.json. All but `timing` and `environment` depend on the settings alone. */
+/**
+ * The numbers of an experiment in the form of train.json. All but `timing` and `environment` depend on the settings alone,
+ * unless servers judge.
+ */
 import { createRequire } from "node:module";
 import { arch, cpus, platform } from "node:os";
 import { devices } from "fapo-kernels";
-import { countSigns, ending, endOf, findTurn, type Pooled, smoothing, type Turn } from "./curves.ts";
+import type { GenRMStats } from "fapo-kernels/genrm";
+import {
+  countSigns,
+  ending,
+  endOf,
+  findTurn,
+  type Judgement,
+  type Pooled,
+  smoothing,
+  summarizeJudge,
+  type Turn,
+} from "./curves.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { type AlgorithmName, type Experiment, fixed, type Settings } from "./experiment.ts";
 import { parameterCount } from "./policy.ts";
@@ -12,6 +26,9 @@ export interface RunResult {
   name: AlgorithmName;
   flawedPenalty: number;
   judge: string;
+  judgement: Judgement;
+  /** Of a judge that asks servers: counts, codes, latencies in ms, and the servers. */
+  judgeStats: GenRMStats | null;
   /** Of the smooth curves. */
   turn: Turn;
   /** The last steps, pooled. */
@@ -61,6 +78,8 @@ export function makeResults(experiment: Experiment, clock: { wall: number; cpu: 
       name: run.name,
       flawedPenalty: run.flawedPenalty,
       judge: run.judge,
+      judgement: summarizeJudge(run),
+      judgeStats: run.judgeStats,
       turn: findTurn(run, settings.lambda),
       end: endOf(run),
       signs: countSigns(run),

@@ -11,6 +11,7 @@ export type Choose = (logits: Float32Array, at: number, problem: Problem, total:
  * `groupSize` responses in a row answer the same problem. Its memory is made once and used for every batch.
  */
 export class Rollouts {
+  readonly groups: number;
   readonly groupSize: number;
   /** Responses. */
   readonly sequences: number;
@@ -25,6 +26,7 @@ export class Rollouts {
   readonly #replies: Int32Array[];
 
   constructor(prompts: number, groupSize: number) {
+    this.groups = prompts;
     this.groupSize = groupSize;
     this.sequences = prompts * groupSize;
     this.tokenIds = new Int32Array(this.sequences * replyLength);

@@ -28,6 +28,7 @@ export function findings(results: Results): string[] {
     startSentence(results),
     ...runs.map((run) => turnSentence(run, settings.steps)),
     signSentence(runs),
+    ...judgeSentences(results),
   ];
 }
 
@@ -66,6 +67,40 @@ function signSentence(runs: RunResult[]): string {
   return `Group by group: in ${asPredicted} of ${groups} prompt groups with a flawed positive, its advantage was negative exactly when the rho of the group, by the judge's verdicts, was past that point.`;
 }
 
+/** Nothing to say of the exact judge. */
+function judgeSentences({ runs, settings: { judge } }: Results): string[] {
+  if (judge.kind === "exact") return [];
+  return runs
+    .filter(({ flawedPenalty }) => flawedPenalty > 0)
+    .flatMap(({ name, judgement, judgeStats, turn }) => {
+      const { judged, unknown, quality, overCritic } = judgement;
+      const sentences = [];
+      if (quality) {
+        const { recall, falseAlarms, shiftPoint } = quality;
+        const moved = Number.isFinite(shiftPoint)
+          ? `moves the shift point from ${short(turn.shiftPoint)} to ${short(shiftPoint)}`
+          : "leaves no shift point";
+        sentences.push(
+          `${name}'s judge, against the exact checker: it flags ${percent(recall)} of the flawed and ${percent(falseAlarms)} of the sound, which ${moved}.`,
+        );
+      }
+      if (overCritic) sentences.push(`Warned at step ${overCritic.step}: ${overCritic.warning}.`);
+      if (judge.kind === "servers" && judgeStats) {
+        const codes = Object.entries(judgeStats.codes).map(([code, count]) => `${code} ${count}`);
+        const reasons =
+          codes.length > 0
+            ? ` (${codes.join(", ")}), which ${judge.unknownVerdict === "exclude" ? "are left out" : `count as ${judge.unknownVerdict}`}`
+            : "";
+        const { count, p50, p99 } = judgeStats.latency;
+        const times = `the latest ${count} verdicts took ${p50.toFixed(0)} ms in the median and ${p99.toFixed(0)} ms at the 99th percentile`;
+        sentences.push(
+          `${name}'s judge had no verdict on ${unknown} of ${judged} right answers${reasons}${count > 0 ? `; ${times}` : ""}.`,
+        );
+      }
+      return sentences;
+    });
+}
+
 export function finalTable({ runs, start, stepsDone, settings }: Results): Table {
   const greedy = ({ accuracy, reliable }: Accuracy): string => `${percent(accuracy)} / ${percent(reliable)}`;
   const names = ["", "warm start", ...runs.map(({ name }) => name)];
@@ -84,6 +119,11 @@ export function finalTable({ runs, start, stepsDone, settings }: Results): Table
           row("flawed among right answers", "", ({ end }) => percent(end!.flawedPositiveRatio)),
           row("rho", "", ({ end }) => short(end!.rho)),
           row(`rho crosses 2/lambda - 1`, "", ({ turn }) => crossingCell(turn)),
+          row("judge flags of the flawed / sound", "", ({ judgement: { quality } }) =>
+            quality ? `${percent(quality.recall)} / ${percent(quality.falseAlarms)}` : "?",
+          ),
+          row("shift point with this judge", "", shiftCell),
+          row("right answers without verdict", "", ({ judgement: { judged, unknown } }) => `${unknown} of ${judged}`),
         ];
   // The first step samples from the warm start, before any update.
   const first = runs[0]?.records[0];
@@ -108,6 +148,46 @@ export function finalTable({ runs, start, stepsDone, settings }: Results): Table
 function crossingCell({ crossing, shiftPoint }: Turn): string {
   if (shiftPoint <= 0) return "from the start";
   return crossing === null ? "never" : `step ${crossing}`;
+}
+
+function shiftCell({ flawedPenalty, judgement: { quality } }: RunResult): string {
+  if (flawedPenalty === 0) return "none";
+  if (!quality) return "?";
+  return Number.isFinite(quality.shiftPoint) ? short(quality.shiftPoint) : "none";
+}
+
+/** What the trainer logged, at about a dozen steps. */
+export function logTable({ records, judgeStats }: RunResult): Table {
+  const every = Math.max(1, Math.ceil(records.length / 12));
+  const columns: [head: string, name: string][] = [
+    ["alpha", "alpha"],
+    ["beta", "beta"],
+    ["gamma", "gamma"],
+    ["rho", "rho"],
+    ["past the shift", "pastShiftShare"],
+    ["flawed among right", "flawedPositiveRatio"],
+    ["corrected", "correctedFlawedPositiveRatio"],
+    ["no verdict", "unknownRate"],
+    ["shift point", "judgedShiftPoint"],
+    ...(judgeStats
+      ? [
+          ["judge p50, ms", "judgeLatencyP50"] satisfies [string, string],
+          ["p99, ms", "judgeLatencyP99"] satisfies [string, string],
+        ]
+      : []),
+  ];
+  return {
+    head: ["step", ...columns.map(([head]) => head)],
+    rows: records
+      .filter((_, i) => i % every === 0 || i === records.length - 1)
+      .map(({ step, log }) => [String(step), ...columns.map(([, name]) => logCell(log[name]))]),
+  };
+}
+
+/** Undefined: without a labelled sample. NaN: the judge cannot tell. */
+function logCell(value: number | undefined): string {
+  if (value === undefined || Number.isNaN(value)) return "?";
+  return Number.isFinite(value) ? short(value) : "inf";
 }
 
 export function textTable({ head, rows }: Table): string {

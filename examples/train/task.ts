@@ -15,6 +15,7 @@ export const replyLength = 3;
 export interface Problem {
   start: number;
   addends: Int32Array; // [replyLength]
+  answer: number;
   crib: number;
 }
 
@@ -26,7 +27,7 @@ export interface Verdict {
 }
 
 export function newProblem(): Problem {
-  return { start: 0, addends: new Int32Array(replyLength), crib: 0 };
+  return { start: 0, addends: new Int32Array(replyLength), answer: 0, crib: 0 };
 }
 
 /** Draws a problem into `problem`; its crib is the answer with probability `cribRate`, else any other digit. */
@@ -37,6 +38,7 @@ export function drawProblem(random: Random, cribRate: number, problem: Problem):
     problem.addends[i] = integer(random, vocab);
     answer = nextTotal(answer, problem, i);
   }
+  problem.answer = answer;
   const useful = random() < cribRate;
   problem.crib = useful ? answer : (answer + 1 + integer(random, vocab - 1)) % vocab;
 }

@@ -13,9 +13,12 @@ import {
   tensor,
   toDevice,
   tokenLogprob,
+  type UnknownVerdict,
 } from "fapo-kernels";
+import type { Flags } from "fapo-kernels/genrm";
 import { Adam } from "./adam.ts";
 import type { Judge } from "./judge.ts";
+import { Monitor } from "./monitor.ts";
 import { backward, forward, parameterCount } from "./policy.ts";
 import { type Random, randomStream } from "./random.ts";
 import { judgedProgress, type StepRecord, trueProgress } from "./record.ts";
@@ -36,6 +39,8 @@ export interface TrainerOptions {
   minibatches: number;
   cribRate: number;
   judge: Judge;
+  /** What counts where the judge has no verdict. */
+  unknownVerdict: UnknownVerdict;
   device: Device;
 }
 
@@ -47,6 +52,9 @@ interface Minibatch {
   tokenIds: Int32Array;
   cuSeqlens: Int32Array;
   firstSequence: number;
+  endSequence: number;
+  // What the ops returned the first time is what they write to from then on.
+  advantages: FapoAdvantageResult | undefined;
   loss: FusedPolicyLossResult | undefined;
 }
 
@@ -62,9 +70,9 @@ export class Trainer {
   readonly #gradients = new Float32Array(parameterCount);
   readonly #logits: Tensor;
   readonly #minibatches: Minibatch[];
-  // What the ops returned the first time is what they write to from then on.
+  readonly #monitor: Monitor;
+  readonly #advantages: Float32Array; // [S]
   #rolloutLogprobs: TokenLogprobResult | undefined;
-  #advantages: FapoAdvantageResult | undefined;
   #step = 0;
 
   constructor(options: TrainerOptions) {
@@ -72,6 +80,8 @@ export class Trainer {
     this.parameters = options.parameters.slice();
     this.rollouts = new Rollouts(options.prompts, options.groupSize);
     this.verdicts = new Int8Array(this.rollouts.sequences);
+    this.#monitor = new Monitor(options);
+    this.#advantages = new Float32Array(this.rollouts.sequences);
     this.#problems = randomStream(options.seed, "problems");
     this.#choose = sampling(randomStream(options.seed, "sampling"));
     this.#adam = new Adam(parameterCount, options.learningRate);
@@ -81,42 +91,61 @@ export class Trainer {
   }
 
   async step(): Promise<StepRecord> {
-    const { judge, device, groupSize, flawedPenalty, reportedPenalty, cribRate } = this.#options;
+    const { judge, device, reportedPenalty, cribRate } = this.#options;
     const { rollouts, verdicts } = this;
     rollouts.sample(this.parameters, this.#problems, cribRate, this.#choose);
-    await judge.judge(rollouts, verdicts);
-
+    const judged = judge.judge(rollouts);
     this.#rolloutLogprobs = tokenLogprob({
       logits: toDevice(this.#logits, device),
       tokenIds: rollouts.tokenIds,
       device,
       ...(this.#rolloutLogprobs && { out: this.#rolloutLogprobs }),
     });
-    this.#advantages = fapoAdvantage({
-      correct: rollouts.correct,
-      flawed: verdicts,
-      groupSize,
-      flawedPenalty,
-      device,
-      ...(this.#advantages && { out: this.#advantages }),
-    });
 
-    const advantages = floats(this.#advantages.advantages);
     const oldLogprobs = floats(this.#rolloutLogprobs.logprobs);
-    for (const minibatch of this.#minibatches) this.#update(minibatch, oldLogprobs, advantages);
+    const flags: Flags[] = [];
+    for (const minibatch of this.#minibatches) {
+      // Its verdicts alone are waited for: the others are still being judged while it is learnt from. The order is
+      // always the same, so that it is no matter who answers first.
+      while (flags.length * rollouts.groupSize < minibatch.endSequence) {
+        const group = await judged[flags.length]!;
+        verdicts.set(group.flawed, flags.length * rollouts.groupSize);
+        flags.push(group);
+      }
+      this.#setAdvantages(minibatch);
+      this.#update(minibatch, oldLogprobs);
+    }
+
     const { metrics } = this.#minibatches.at(-1)!.loss!;
+    const { progress, ...monitored } = this.#monitor.step(rollouts, flags, verdicts);
     return {
       step: this.#step++,
-      ...trueProgress(rollouts, advantages, reportedPenalty),
-      ...judgedProgress(rollouts, verdicts, advantages, flawedPenalty),
+      ...trueProgress(rollouts, this.#advantages, reportedPenalty),
+      ...judgedProgress(rollouts, verdicts, this.#advantages, progress),
       entropy: metrics.entropy.item(),
       clipFraction: metrics.clipFractionLow.item() + metrics.clipFractionHigh.item(),
+      ...monitored,
     };
   }
 
-  #update(minibatch: Minibatch, oldLogprobs: Float32Array, advantages: Float32Array): void {
+  #setAdvantages(minibatch: Minibatch): void {
+    const { device, groupSize, flawedPenalty, unknownVerdict } = this.#options;
+    const { firstSequence, endSequence } = minibatch;
+    minibatch.advantages = fapoAdvantage({
+      correct: this.rollouts.correct.subarray(firstSequence, endSequence),
+      flawed: this.verdicts.subarray(firstSequence, endSequence),
+      unknownVerdict,
+      groupSize,
+      flawedPenalty,
+      device,
+      ...(minibatch.advantages && { out: minibatch.advantages }),
+    });
+    this.#advantages.set(floats(minibatch.advantages.advantages), firstSequence);
+  }
+
+  #update(minibatch: Minibatch, oldLogprobs: Float32Array): void {
     const { device } = this.#options;
-    const { begin, end, cuSeqlens, firstSequence } = minibatch;
+    const { begin, end, cuSeqlens, firstSequence, endSequence } = minibatch;
     const { activations } = this.rollouts;
     // The policy has moved since the rollout, for all but the first minibatch.
     forward(this.parameters, activations, begin, end);
@@ -124,7 +153,7 @@ export class Trainer {
       logits: toDevice(minibatch.logits, device),
       tokenIds: minibatch.tokenIds,
       oldLogprobs: oldLogprobs.subarray(begin, end),
-      advantages: advantages.subarray(firstSequence, firstSequence + cuSeqlens.length - 1),
+      advantages: this.#advantages.subarray(firstSequence, endSequence),
       cuSeqlens,
       entropy: true,
       device,
@@ -147,6 +176,8 @@ function splitGroups(rollouts: Rollouts, prompts: number, parts: number): Miniba
       tokenIds: rollouts.tokenIds.subarray(begin, end),
       cuSeqlens: Int32Array.from({ length: endSequence - firstSequence + 1 }, (_, i) => i * replyLength),
       firstSequence,
+      endSequence,
+      advantages: undefined,
       loss: undefined,
     };
   });

@@ -47,7 +47,8 @@ FAPO_HD double advantage_of(double reward, const GroupStats& group, double batch
     case AdvantageScale::group_std:
       return centred / ((raw ? 1.0 : group.std) + p.epsilon);
     case AdvantageScale::batch_std:
-      return centred / (batch_std + p.epsilon);
+      // Where a whole batch has no spread, a raw singleton is not blown up by 1 / epsilon.
+      return centred / ((raw && batch_std == 0.0 ? 1.0 : batch_std) + p.epsilon);
     case AdvantageScale::none:
       break;
   }

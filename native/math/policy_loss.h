@@ -62,9 +62,9 @@ struct TokenLoss {
 // max(-A r, -A clip(r, 1 - low, 1 + high)), at most -A c where A < 0, times the importance weight, + klCoef * KL.
 // FAPO (arXiv 2510.22543) eq. 3 with clip-higher of DAPO (2503.14476) and dual clip (1912.09729).
 // At the exact bound of a clip the gradient passes.
-FAPO_HD TokenLoss token_loss(double logprob, double old_logprob, double advantage, double importance_weight,
+FAPO_HD TokenLoss token_loss(double logprob, double unclamped_log_ratio, double advantage, double importance_weight,
                              double ref_logprob, const PolicyLossParams& p) {
-  const Dual log_ratio = clamped(logprob - old_logprob, -p.log_ratio_clamp, p.log_ratio_clamp);
+  const Dual log_ratio = clamped(unclamped_log_ratio, -p.log_ratio_clamp, p.log_ratio_clamp);
   const double ratio_less_1 = expm1(log_ratio.value);
   const double ratio = ratio_less_1 + 1.0;  // off by 1e-16 at the most: 5e-8 of the smallest ratio within the clamp
   const double unclipped = -advantage * ratio;

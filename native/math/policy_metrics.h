@@ -18,9 +18,10 @@ struct PolicySums {
 
   FAPO_HD void add(const TokenLoss& t, double weight, double token_entropy, double entropy_coef) {
     loss += weight * (entropy_coef == 0.0 ? t.loss.value : t.loss.value - entropy_coef * token_entropy);
-    clipped_high += t.clipped_high;
-    clipped_low += t.clipped_low;
-    clipped_dual += t.clipped_dual;
+    const double poison = t.loss.value != t.loss.value ? NAN : 0.0;  // a NaN token shows in every metric
+    clipped_high += t.clipped_high + poison;
+    clipped_low += t.clipped_low + poison;
+    clipped_dual += t.clipped_dual + poison;
     ratio += t.ratio;
     raise_max(t.ratio);
     approx_kl += t.approx_kl;

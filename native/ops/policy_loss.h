@@ -42,12 +42,15 @@ struct PolicyBatch {
 
   // One token whose current log-prob is `logprob`; `sequence` is -1 where there are no cu_seqlens.
   FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
-    const float old_logprob = old_logprobs.data ? old_logprobs.data[i] : logprob;
+    // Without old ones the ratio is 1, also for a log-prob of -Infinity; NaN stays.
+    const double log_ratio = old_logprobs.data    ? static_cast<double>(logprob) - old_logprobs.data[i]
+                             : logprob == logprob ? 0.0
+                                                  : static_cast<double>(logprob);
     const float advantage = advantages.data[advantages_per_sequence ? sequence : i];
     const float weight =
         importance_weights.data ? importance_weights.data[importance_weights_per_sequence ? sequence : i] : 1.0f;
     const float ref_logprob = ref_logprobs.data ? ref_logprobs.data[i] : 0.0f;
-    return token_loss(logprob, old_logprob, advantage, weight, ref_logprob, params);
+    return token_loss(logprob, log_ratio, advantage, weight, ref_logprob, params);
   }
 };
 

@@ -66,7 +66,7 @@ class CpuSoftmaxRow {
     if (scale_.capped()) {
       reference = logprob > -5.0 && !poor_reference(target_logit) ? target_logit : kernels_.max(x, vocab_);
     }
-    const auto rounded = static_cast<float>(reference);
+    const float rounded = well_placed(static_cast<float>(reference));
     map_[0] = map_[1] = exp_map(scale_, rounded);
     log2_sum_ = masked_target ? (lse - scale_.z(rounded)) * kLog2E
                               : -scale_.log2_ratio(rounded, target_logit) - logprob * kLog2E;
@@ -115,6 +115,7 @@ class CpuSoftmaxRow {
       if (reference < 0.0f) reference = kernels_.max(x, vocab_);
       if (!std::isfinite(reference)) return invalid_row();
     }
+    reference = well_placed(reference);
     map_[0] = map_[1] = exp_map(scale_, reference);
 
     PartialSum part = sum_exp(true, x, vocab_, map_[0]);
@@ -123,8 +124,9 @@ class CpuSoftmaxRow {
       const float maximum = kernels_.max(x + part.end, vocab_ - part.end);
       if (!std::isfinite(maximum)) return invalid_row();
       split_ = part.end;
-      shift_ = scale_.log2_ratio(maximum, reference);
-      reference = maximum;
+      const float higher = well_placed(maximum);
+      shift_ = scale_.log2_ratio(higher, reference);
+      reference = higher;
       map_[1] = exp_map(scale_, reference);
       part = sum_exp(false, x + split_, vocab_ - split_, map_[1]);
       total = total.rebased(shift_) + ExpSum{part.sum, part.weighted};
@@ -132,9 +134,14 @@ class CpuSoftmaxRow {
     return {total, scale_.z(reference), scale_.log2_ratio(target_logit, reference)};
   }
 
-  // Not finite, or in the lower saturation of the cap: what is measured from there has an exponent of up to 2^58, whose
-  // rounding alone is 2e-6 of the result.
+  // Measured from a logit in the saturation of the cap, others have exponents of up to 2^58 on their way, whose
+  // rounding alone is 2e-6 of the result. From the lower saturation it is better to go by the maximum, and in the upper
+  // one any point will do that is close to it in z: tanh(3) is 0.995.
   bool poor_reference(double x) const { return !std::isfinite(x) || (scale_.capped() && x < -2.0 * scale_.softcap); }
+  float well_placed(float x) const {
+    const auto highest = static_cast<float>(3.0 * scale_.softcap);
+    return scale_.capped() && x > highest ? highest : x;
+  }
 
   static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }
 

@@ -22,6 +22,8 @@ export interface GoldenLoss {
 }
 
 export interface Golden {
+  /** Seven steps; a prediction of null is an answer that could not be parsed. */
+  genrm_n7: { gt: number; pred: number | null; reward: number }[];
   overlong_8192_4096: { L: number; pen: number }[];
   overlong_20480_4096: { L: number; pen: number }[];
   /** By `${group}|lam=${lambda}`. */

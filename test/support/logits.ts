@@ -77,6 +77,8 @@ export function logitsTensor(device: TestDevice, { data, rows, vocab, dtype }: L
 export const nan16 = 0x7fff;
 
 /** A tensor that nobody has written to: all NaN. */
+export function nans(device: TestDevice, shape: readonly number[]): Tensor<"float32">;
+export function nans(device: TestDevice, shape: readonly number[], dtype: FloatDType): Tensor;
 export function nans(device: TestDevice, shape: readonly number[], dtype: FloatDType = "float32"): Tensor {
   const count = shape.reduce((product, size) => product * size, 1);
   const data = dtype === "float32" ? new Float32Array(count).fill(Number.NaN) : new Uint16Array(count).fill(nan16);

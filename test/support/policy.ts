@@ -1,5 +1,11 @@
 /** Batches of policy-gradient training over logits. */
-import type { FusedPolicyLossOptions, FusedPolicyLossResult, KlEstimator, LossAggMode, PolicyMetrics } from "fapo-kernels";
+import type {
+  FusedPolicyLossOptions,
+  FusedPolicyLossResult,
+  KlEstimator,
+  LossAggMode,
+  PolicyMetrics,
+} from "fapo-kernels";
 import { fusedPolicyLoss } from "fapo-kernels";
 import { type MetricName, metricNames } from "../reference/policy.ts";
 import { logprobOf, softmaxRow } from "../reference/softmax.ts";

@@ -69,7 +69,7 @@ export function badArray(op: string, argument: ArrayArgument): Refusal[] {
   const kind = [
     `${type.name.startsWith("I") ? "an" : "a"} ${type.name}`,
     plain ? ", an array of numbers" : "",
-    ` or a ${dtype} tensor`,
+    ` or ${dtype.startsWith("i") ? "an" : "a"} ${dtype} tensor`,
     anyLength ? "" : ` of length ${length}`,
   ].join("");
   const rows: Refusal[] = [];
@@ -119,7 +119,7 @@ export function badArray(op: string, argument: ArrayArgument): Refusal[] {
       );
     }
   }
-  add("is detached", detached(new type(length)), `${op}: the buffer of ${name} has been detached`);
+  add("is detached", detached(new type(length)), `${op}: the buffer of ${name} has been detached or shrunk`);
   add(
     "is a tensor over a detached buffer",
     detachedTensor(new type(length)),

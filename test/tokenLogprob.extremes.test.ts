@@ -1,0 +1,93 @@
+/** tokenLogprob and tokenLogprobBackward at the ends of what numbers can be. */
+import assert from "node:assert/strict";
+import { tensor } from "fapo-kernels";
+import { logprobOf, softmaxRow } from "./reference/softmax.ts";
+import { batchOf, normalBatch, rowOf } from "./support/logits.ts";
+import { checkFiniteRow, runBoth } from "./support/tokenLogprob.ts";
+import { assertClose, floatDTypes, forEachDevice } from "./support.ts";
+import { entropyTolerance, logprobTolerance } from "./tolerances.ts";
+
+forEachDevice("logits as far apart as float32 allows stay right", (device) => {
+  for (const huge of [1e30, 3e38]) {
+    const values = Float32Array.of(huge, -huge, 0, huge, -huge, 0, -huge, -huge, -huge);
+    for (const logitSoftcap of [undefined, 30]) {
+      const options = logitSoftcap === undefined ? {} : { logitSoftcap };
+      const batch = batchOf(values, 3, 3, "float32", Int32Array.of(0, 1, 2));
+      const got = runBoth(device, batch, options);
+      const rows = [0, 1, 2].map((i) => softmaxRow(rowOf(batch, i), options));
+      const logprobs = rows.map((row, i) => Math.fround(logprobOf(row, batch.tokenIds[i]!)));
+      assertClose(got.logprobs, logprobs, logprobTolerance, `logprobs at ${huge}, cap ${logitSoftcap}`);
+      const entropies = rows.map(({ entropy }) => entropy);
+      assertClose(got.entropy, entropies, entropyTolerance, `entropy at ${huge}, cap ${logitSoftcap}`);
+      assert.ok(!got.gradLogits.some(Number.isNaN), `gradient at ${huge}, cap ${logitSoftcap}: ${got.gradLogits}`);
+    }
+  }
+});
+
+forEachDevice("subnormal logits are not flushed to 0", (device) => {
+  for (const dtype of floatDTypes) {
+    // Steps of the smallest subnormal (of 2^-140, as far as a temperature reaches, where the dtype has the exponents
+    // of float32), and a temperature of their size.
+    const step = dtype === "float16" ? 2 ** -24 : 2 ** -130;
+    const temperature = dtype === "float16" ? 2 ** -24 : 2 ** -122;
+    const values = Float32Array.from({ length: 40 }, (_, j) => step * ((j * 7) % 10));
+    const batch = batchOf(values, 1, 40, dtype);
+    assert.ok(batch.values.some((value) => value !== 0));
+    const got = runBoth(device, batch, { temperature, gradScale: temperature });
+    checkFiniteRow(device, batch, { temperature }, got, 0, dtype, temperature);
+  }
+});
+
+forEachDevice("temperatures at the ends of their range work", (device) => {
+  for (const temperature of [1.1e-37, 1e-30, 1e-3, 1e3, 1e30, 9.9e37]) {
+    const batch = normalBatch(3, 40, "float32", { sigma: 1 });
+    const values = batch.values.map((value) => value * temperature);
+    const scaled = { ...batch, data: values, values };
+    if (!values.every((value) => Number.isFinite(value))) continue;
+    const got = runBoth(device, scaled, { temperature, gradScale: temperature });
+    const what = `temperature ${temperature}`;
+    for (let i = 0; i < 3; i++) checkFiniteRow(device, scaled, { temperature }, got, i, what, temperature);
+  }
+});
+
+forEachDevice("logits in the saturation of the cap cost no digits, on either side, target or not", (device) => {
+  for (const [temperature, logitSoftcap] of [
+    [0.3, 5],
+    [1, 5],
+    [0.7, 30],
+    [1, 30],
+    [1, 50],
+    [0.1, 50],
+  ] as const) {
+    const options = { temperature, logitSoftcap };
+    for (let k = 0; k < 300; k++) {
+      // Others around up to 3 caps off 0, one logit up to 15 caps away.
+      const offset = logitSoftcap * ((k % 7) - 3);
+      const sigma = logitSoftcap * [0.1, 0.5, 2][k % 3]!;
+      const others = normalBatch(1, [1, 2, 40, 300][k % 4]!, "float32", { sigma, offset, seed: k });
+      const far = (k % 2 === 0 ? -1 : 1) * logitSoftcap * (1 + (14 * k) / 300);
+      const row = Float32Array.of(far, ...others.values);
+      const target = k % 5 === 4 ? 1 : 0;
+      const batch = batchOf(row, 1, row.length, "float32", Int32Array.of(target));
+      const what = JSON.stringify({ ...options, far, offset, sigma, target, vocab: row.length });
+      checkFiniteRow(device, batch, options, runBoth(device, batch, options), 0, what);
+    }
+  }
+});
+
+forEachDevice("gradients of 16 bits overflow to infinity and underflow to 0 by rounding", (device) => {
+  const batch = batchOf(new Float32Array(4), 1, 4, "float16", Int32Array.of(2));
+  const { gradLogits } = runBoth(device, batch, { gradScale: 2 ** 20 });
+  assert.deepEqual(device.floats(tensor(gradLogits, { dtype: "float16" })), [
+    -Infinity,
+    -Infinity,
+    Infinity,
+    -Infinity,
+  ]);
+  const small = runBoth(device, batch, { gradScale: 2 ** -25 });
+  // 0.25 and 0.75 of half the smallest subnormal: both to 0.
+  assert.ok(device.floats(tensor(small.gradLogits, { dtype: "float16" })).every((value) => value === 0));
+  const tie = runBoth(device, batch, { gradScale: 2 ** -23 });
+  // Half of the smallest subnormal ties to even, which is 0; three halves tie to two.
+  assert.deepEqual(device.floats(tensor(tie.gradLogits, { dtype: "float16" })).map(Math.abs), [0, 0, 2 ** -23, 0]);
+});
