@@ -5,8 +5,31 @@
 #include <system_error>
 #include <thread>
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 namespace fapo {
 namespace {
+
+#ifdef __linux__
+int current_cpu() { return sched_getcpu(); }
+
+// Moves the calling thread away from a CPU, if it may run on another, and lets it go where it likes afterwards. A woken
+// thread tends to be queued behind the one that woke it, and stays there while other CPUs idle: seen on a virtual
+// machine of two cores, where two threads took as long as one.
+void leave_cpu(int cpu) {
+  cpu_set_t allowed, others;
+  if (cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  others = allowed;
+  CPU_CLR(static_cast<size_t>(cpu), &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+int current_cpu() { return -1; }
+void leave_cpu(int) {}
+#endif
 
 constexpr int32_t kMaxThreads = 256;
 constexpr int64_t kWorthWaking = 1 << 20;  // bytes; at 20 GB/s that is 50 us, twice the cost of waking a thread
@@ -16,6 +39,7 @@ struct Loop {
   const void* context;
   int64_t count;
   int64_t chunk;
+  int caller_cpu;
   std::atomic<int64_t> next{0};
 
   void work() {
@@ -88,6 +112,7 @@ class Pool {
         joined = members_.compare_exchange_weak(members, members + 1, std::memory_order_acq_rel);
       }
       if (!joined) continue;
+      leave_cpu(loop_->caller_cpu);
       loop_->work();
       if (count(members_.fetch_sub(1, std::memory_order_acq_rel)) == 1) members_.notify_all();
     }
@@ -120,7 +145,7 @@ void detail::parallel_for(int64_t count, int64_t chunk, int64_t bytes, ChunkFunc
   if (count <= 0) return;
   const int64_t chunks = (count + chunk - 1) / chunk;
   const auto helpers = static_cast<int32_t>(std::min<int64_t>(threads(), chunks) - 1);
-  Loop loop{fn, context, count, chunk};
+  Loop loop{fn, context, count, chunk, current_cpu()};
   if (helpers < 1 || bytes < kWorthWaking || !Pool::instance().run(loop, helpers)) loop.work();
 }
 

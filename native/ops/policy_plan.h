@@ -58,7 +58,7 @@ class PolicyPlan {
     parts.assign(static_cast<size_t>((tokens_ + kPart - 1) / kPart), PolicySums{});
     constexpr int64_t kBytesLike = 256;  // one token takes as long as this much memory
     parallel_for(tokens_, kPart, tokens_ * kBytesLike, [&](int64_t begin, int64_t end) {
-      PolicySums& sums = parts[static_cast<size_t>(begin / kPart)];
+      PolicySums sums;  // of its own: parts side by side in memory would share cache lines between threads
       for (int64_t i = begin; i < end; ++i) {
         if (!counts(i)) {
           each(i, 0.0);
@@ -69,6 +69,7 @@ class PolicyPlan {
         sums.add(token, weight(sequence), entropy(i), batch_.entropy_coef);
         each(i, token.loss.grad * weight(sequence));
       }
+      parts[static_cast<size_t>(begin / kPart)] = sums;
     });
     PolicySums total;
     for (const PolicySums& part : parts) total.merge(part);

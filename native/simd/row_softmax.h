@@ -140,7 +140,8 @@ class CpuSoftmaxRow {
   bool poor_reference(double x) const { return !std::isfinite(x) || (scale_.capped() && x < -2.0 * scale_.softcap); }
   float well_placed(float x) const {
     const auto highest = static_cast<float>(3.0 * scale_.softcap);
-    return scale_.capped() && x > highest ? highest : x;
+    if (!scale_.capped() || !(x > highest)) return x;
+    return scale_.log2_ratio(x, highest) < 0.5 * kHeadroom ? highest : x;  // not for a temperature far below the cap
   }
 
   static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }

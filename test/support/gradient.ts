@@ -55,7 +55,7 @@ export function assertGradient(
       const got = gradient[i * vocab + j]!;
       const error = Math.abs(got - expected);
       const bound = gradientBound(row, p, lnP);
-      if (error > bound) {
+      if (!(error <= bound)) {
         // Only rounding to 16 bits may go beyond the bound, and only to a neighbour of what is within.
         const [low, high] = [roundTo(expected - bound, dtype), roundTo(expected + bound, dtype)];
         assert.ok(
