@@ -10,6 +10,7 @@ import {
   badLogitsMemory,
   badNumbers,
   badOutputs,
+  badScales,
   unknownOption,
 } from "./support/badArguments.ts";
 import { assertRefused, type BadInput, detach, type Options } from "./support/badInput.ts";
@@ -71,12 +72,8 @@ const table: BadInput[] = [
     lengths: perToken,
     lengthInKind: false,
   }),
-  ...badNumbers({
-    name: "temperature",
-    expected: "a positive number whose inverse is a float32",
-    refused: [0, -0, -1, 1e-40, 1e39],
-  }),
-  ...badNumbers({ name: "logitSoftcap", expected: "a positive number", refused: [0, -0, -30] }),
+  ...badScales("temperature"),
+  ...badScales("logitSoftcap"),
   ...badNumbers({ name: "ignoreIndex", expected: "an integer", refused: [0.5, 2 ** 53] }),
   ...badNumbers({ name: "clipRatioLow", expected: "a number in 0..1", refused: [-0.1, 1.1] }),
   ...badNumbers({ name: "clipRatioHigh", expected: "a number of at least 0", refused: [-0.1] }),

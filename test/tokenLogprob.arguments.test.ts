@@ -9,6 +9,7 @@ import {
   badLogitsMemory,
   badNumbers,
   badOutputs,
+  badScales,
   unknownOption,
 } from "./support/badArguments.ts";
 import { assertRefused, type BadInput, detach, type Options } from "./support/badInput.ts";
@@ -44,14 +45,12 @@ const runForward = (options: Options): unknown => tokenLogprob(options as Parame
 const runBackward = (options: Options): unknown =>
   tokenLogprobBackward(options as Parameters<typeof tokenLogprobBackward>[0]);
 
-const temperatureText = "a positive number whose inverse is a float32";
-
 const shared: BadInput[] = [
   ...badLogits(rows, vocab),
   ...badArrays({ name: "tokenIds", dtype: "int32", length: rows, required: true }),
   ...badArrays({ name: "responseMask", dtype: "uint8", length: rows, required: false }),
-  ...badNumbers({ name: "temperature", expected: temperatureText, refused: [0, -0, -1, 1e-40, 5e-324, 1e39, 1e300] }),
-  ...badNumbers({ name: "logitSoftcap", expected: "a positive number", refused: [0, -0, -30] }),
+  ...badScales("temperature"),
+  ...badScales("logitSoftcap"),
   ...badNumbers({ name: "ignoreIndex", expected: "an integer", refused: [0.5, 2 ** 53] }),
   ...badDevices(),
   ...["temprature", "temperatur", "T", "softcap", "logits_softcap", "gradLogits", "toString", "constructor"].map(

@@ -16,9 +16,9 @@ export interface TokenLogitsOptions {
   logits: Tensor;
   /** `[N]`, int32: the chosen token per row, 0..V-1, or `ignoreIndex`. */
   tokenIds: Int32Input;
-  /** Logits are divided by it, as in sampling. A positive number; default 1. */
+  /** Logits are divided by it, as in sampling. In 1e-30..1e30; default 1. */
   temperature?: number;
-  /** `cap * tanh(x / cap)` before the temperature (Gemma 2). A positive number; default none. */
+  /** `cap * tanh(x / cap)` before the temperature (Gemma 2). In 1e-30..1e30; default none. */
   logitSoftcap?: number;
   /** Token id of rows to ignore. Default -100. */
   ignoreIndex?: number;
@@ -139,8 +139,8 @@ export function readTokenLogits(args: Arguments): { logits: Tensor; native: Nati
   const [rows, vocab] = logits.shape as [number, number];
   const tokenIds = args.array("tokenIds", "int32", rows);
   const responseMask = args.optionalArray("responseMask", "uint8", rows);
-  const temperature = args.number("temperature", 1, "a positive number whose inverse is a float32", isTemperature);
-  const logitSoftcap = args.optionalNumber("logitSoftcap", "a positive number", isTemperature) ?? 0;
+  const temperature = readScale(args, "temperature") ?? 1;
+  const logitSoftcap = readScale(args, "logitSoftcap") ?? 0;
   const ignoreIndex = args.number("ignoreIndex", -100, "an integer", Number.isSafeInteger);
   const native: NativeTokenLogits = {
     device,
@@ -174,7 +174,9 @@ export function gradLogitsOutput<Name extends string>(
   return { gradLogits: logits, result, tensors };
 }
 
-/** log2(e) / T is a float32 in the kernels: neither T nor its inverse may leave that range. */
-function isTemperature(value: number): boolean {
-  return isPositive(value) && value < 1e38 && value > 1e-37;
+/** A positive number. The kernels scale in float32, so it has to leave room for products with logits. */
+function readScale(args: Arguments, name: string): number | undefined {
+  const scale = args.optionalNumber(name, "a positive number", isPositive);
+  if (scale !== undefined && !(scale >= 1e-30 && scale <= 1e30)) args.fail(name, "in 1e-30..1e30", scale);
+  return scale;
 }

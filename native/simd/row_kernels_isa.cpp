@@ -29,7 +29,8 @@ namespace {
 
 constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency of the polynomial
 constexpr int64_t kGroup = kUnroll * Vec::kLanes;
-constexpr int64_t kBlock = 2048;  // float32 partial sums go to float64 this often: their error stays near 1e-7
+// float32 partial sums go to float64 after this many additions each: their error stays near 1e-7.
+constexpr int64_t kBlock = 32 * kGroup;
 
 // The headroom of a block of 16-bit logits: below it none lies more than 2^20 above the reference.
 constexpr double kBlockHeadroom = 0x1p20;

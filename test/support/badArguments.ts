@@ -201,6 +201,21 @@ export function badNumbers({ name, expected, refused, infinite }: ScalarArgument
   }));
 }
 
+/** What is wrong with a temperature or a cap: not positive, or too far from 1 for float32. */
+export function badScales(name: string): BadInput[] {
+  return [
+    ...badNumbers({ name, expected: "a positive number", refused: [0, -0, -1] }),
+    ...[5e-324, 1e-40, 9.9e-31, 1.1e30, 1e39, 1e300].map((value) => ({
+      name: `${name} ${value}`,
+      change: (options: Record<string, unknown>) => {
+        options[name] = value;
+      },
+      code: "ERR_INVALID_ARGUMENT" as const,
+      message: `expected ${name} to be in 1e-30..1e30, got ${value}`,
+    })),
+  ];
+}
+
 export function badBooleans(name: string): BadInput[] {
   const values: [unknown, string][] = [
     [null, "null"],
