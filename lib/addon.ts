@@ -3,7 +3,6 @@
  * then; the addon re-checks only what protects memory.
  */
 import { createRequire } from "node:module";
-import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { FapoError, type FapoErrorCode } from "./check.ts";
 import { type DType, memory, type Tensor, type TensorData } from "./tensor.ts";
@@ -163,7 +162,6 @@ function load(): Addon {
   const require = createRequire(import.meta.url);
   try {
     const found: Addon = require("node-gyp-build")(fileURLToPath(new URL("..", import.meta.url)));
-    found.setThreads(availableParallelism());
     return found;
   } catch (cause) {
     throw new FapoError(

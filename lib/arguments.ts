@@ -47,7 +47,7 @@ export class Arguments {
     // consulted after this.
     for (const name of Object.keys(options)) {
       const value = (options as Record<string, unknown>)[name];
-      this.#options.set(name, Array.isArray(value) ? Array.from({ length: value.length }, (_, i) => value[i]) : value);
+      this.#options.set(name, Array.isArray(value) ? elementsOf(value) : value);
     }
   }
 
@@ -186,6 +186,8 @@ export class Arguments {
       const value = values[i];
       if (range === undefined) {
         if (typeof value !== "number") this.fail(`${name}[${i}]`, "a number", value);
+        const fits = !Number.isFinite(value) || Number.isFinite(Math.fround(value));
+        if (!fits) this.fail(`${name}[${i}]`, "a number that a float32 holds", value);
       } else if (!Number.isInteger(value) || (value as number) < range[0] || (value as number) > range[1]) {
         this.fail(`${name}[${i}]`, `an integer in ${range[0]}..${range[1]}`, value);
       }
@@ -263,6 +265,12 @@ export class Arguments {
     }
     return value;
   }
+}
+
+function elementsOf(array: readonly unknown[]): unknown[] {
+  const copy = new Array<unknown>(array.length);
+  for (let i = 0; i < copy.length; i++) copy[i] = array[i];
+  return copy;
 }
 
 /** A view of a buffer that was transferred, or shrunk below it, looks empty; the methods of typed arrays refuse it. */

@@ -31,8 +31,8 @@ export function devices(): Devices {
 }
 
 /**
- * How many threads an op may use on the CPU, the calling one among them. Default: all cores that the process may use.
- * Results do not depend on it.
+ * How many threads an op may use on the CPU, the calling one among them: of the whole process, workers included.
+ * Default: all cores that the process may use. Results do not depend on it.
  *
  * @param threads 1..256
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_ADDON_NOT_FOUND`

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <system_error>
+#include <exception>
 #include <thread>
 
 #ifdef __linux__
@@ -93,7 +93,7 @@ class Pool {
     while (started_ < helpers) {
       try {
         std::thread([this, index = started_] { serve(index); }).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {
         return;  // the loop runs on fewer threads
       }
       ++started_;

@@ -3,7 +3,7 @@ import { nativeMatrix, run } from "../addon.ts";
 import { Arguments, isFiniteNumber } from "../arguments.ts";
 import { memory, type Tensor } from "../tensor.ts";
 import { metricsOutput, type PolicyBatchOptions, type PolicyMetrics, readPolicyBatch } from "./policyLoss.ts";
-import { gradLogitsOutput, readTokenLogits, type TokenLogitsOptions } from "./tokenLogprob.ts";
+import { gradLogitsOutput, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
 
 export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchOptions {
   /** Also return the entropy of each row. Default false; an `entropyCoef` other than 0 returns it, too. */
@@ -71,5 +71,6 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
     entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
     gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
   });
+  setInPlace(result, logits, inPlace);
   return result as unknown as FusedPolicyLossResult;
 }

@@ -129,6 +129,7 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
     inPlace,
     gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
   });
+  setInPlace(result, logits, inPlace);
   return result as unknown as TokenLogprobBackwardResult;
 }
 
@@ -141,6 +142,7 @@ export function readTokenLogits(args: Arguments): { logits: Tensor; native: Nati
   const responseMask = args.optionalArray("responseMask", "uint8", rows);
   const temperature = readScale(args, "temperature") ?? 1;
   const logitSoftcap = readScale(args, "logitSoftcap") ?? 0;
+  if (logitSoftcap / temperature > 1e30) args.conflict("logitSoftcap / temperature is above 1e30");
   const ignoreIndex = args.number("ignoreIndex", -100, "an integer", Number.isSafeInteger);
   const native: NativeTokenLogits = {
     device,
@@ -170,8 +172,14 @@ export function gradLogitsOutput<Name extends string>(
     return { gradLogits: tensors.gradLogits, result, tensors };
   }
   const { result, tensors } = args.outputs<Name>(others, { ...given, gradLogits: logits });
-  if (result.gradLogits !== logits) result.gradLogits = logits;
+  const settable = result.gradLogits === logits || !Object.isFrozen(result);
+  if (!settable) args.fail("out", "an object whose gradLogits can be set to logits", result);
   return { gradLogits: logits, result, tensors };
+}
+
+/** After the call, when nothing can fail any more: the logits have become their gradient. */
+export function setInPlace(result: Record<string, unknown>, logits: Tensor, inPlace: boolean): void {
+  if (inPlace && result.gradLogits !== logits) result.gradLogits = logits;
 }
 
 /** A positive number. The kernels scale in float32, so it has to leave room for products with logits. */

@@ -66,7 +66,8 @@ FAPO_HD TokenLoss token_loss(double logprob, double unclamped_log_ratio, double 
                              double ref_logprob, const PolicyLossParams& p) {
   const Dual log_ratio = clamped(unclamped_log_ratio, -p.log_ratio_clamp, p.log_ratio_clamp);
   const double ratio_less_1 = expm1(log_ratio.value);
-  const double ratio = ratio_less_1 + 1.0;  // off by 1e-16 at the most: 5e-8 of the smallest ratio within the clamp
+  // Small ratios by exp itself: 1e-16 of 1 is much of them.
+  const double ratio = log_ratio.value < -8.0 ? exp_of(log_ratio.value) : ratio_less_1 + 1.0;
   const double unclipped = -advantage * ratio;
   const double clipped = -advantage * clamped(ratio, 1.0 - p.clip_ratio_low, 1.0 + p.clip_ratio_high).value;
   const double cap = -advantage * p.clip_ratio_c;

@@ -45,6 +45,7 @@ const Members& members_of(const Grouping& g) {
     m.begin[k] = g.group_offsets ? load_once(g.group_offsets[group]) : group * g.group_size;
     check(m.begin[k] >= (k ? m.begin[k - 1] : 0) && m.begin[k] <= g.sequences, "groupOffsets changed during the call");
   }
+  check(m.begin.front() == 0 && m.begin.back() == g.sequences, "groupOffsets changed during the call");
   for (size_t i = 0; i < m.order.size(); ++i) m.order[i] = static_cast<int64_t>(i);
   return m;
 }

@@ -24,6 +24,8 @@ class PolicyPlan {
         check(begin >= (s ? buffers.begin[s - 1] : 0) && begin <= tokens, "cuSeqlens changed during the call");
         buffers.begin[s] = begin;
       }
+      // sequence_of() relies on it for every token.
+      check(buffers.begin.front() == 0 && buffers.begin.back() == tokens, "cuSeqlens changed during the call");
       for (size_t s = 0; s < buffers.length.size(); ++s) {
         for (int64_t i = buffers.begin[s]; i < buffers.begin[s + 1]; ++i) buffers.length[s] += counts(i);
         counted_tokens_ += buffers.length[s];

@@ -35,11 +35,11 @@ bool has_avx512() {
 
 const IsaKernels& choose() {
 #if FAPO_X86
-  const char* wanted = std::getenv("FAPO_ISA");
-  const auto allowed = [wanted](const char* name) { return !wanted || std::strcmp(wanted, name) == 0; };
-  if (allowed("avx512") && has_avx512()) return avx512::kernels;
-  const bool below_avx512 = !wanted || std::strcmp(wanted, "baseline") != 0;
-  if (below_avx512 && has_avx2()) return avx2::kernels;
+  const char* const name = std::getenv("FAPO_ISA");
+  const auto asked_for = [name](const char* isa) { return name && std::strcmp(name, isa) == 0; };
+  if (asked_for("baseline")) return baseline::kernels;
+  if (has_avx512() && !asked_for("avx2")) return avx512::kernels;
+  if (has_avx2()) return avx2::kernels;
 #endif
   return baseline::kernels;
 }

@@ -29,8 +29,10 @@ namespace {
 
 constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency of the polynomial
 constexpr int64_t kGroup = kUnroll * Vec::kLanes;
-// float32 partial sums go to float64 after this many additions each: their error stays near 1e-7.
-constexpr int64_t kBlock = 32 * kGroup;
+// Sums in float32 take kShort additions, kShort of those make a block, and blocks add up in float64: 2 kShort + 2
+// roundings of 6e-8 at the most, also where all of them go the same way, as behind one likely token they do.
+constexpr int64_t kShort = 6;
+constexpr int64_t kBlock = kShort * kShort * kGroup;
 
 // The headroom of a block of 16-bit logits: below it none lies more than 2^20 above the reference.
 constexpr double kBlockHeadroom = 0x1p20;
@@ -136,8 +138,18 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   PartialSum total{0.0, 0.0, n};
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t end = block + kBlock < n ? block + kBlock : n;
-    Vec sum[kUnroll], weighted[kUnroll];
-    UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
+    Vec sum[kUnroll], weighted[kUnroll], long_sum[kUnroll], long_weighted[kUnroll];
+    UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = long_sum[u] = long_weighted[u] = Vec::of(0.0f);
+    const auto lengthen = [&]() __attribute__((always_inline)) {
+      UNROLL for (int u = 0; u < kUnroll; ++u) {
+        long_sum[u] = long_sum[u] + sum[u];
+        sum[u] = Vec::of(0.0f);
+        if constexpr (kEntropy) {
+          long_weighted[u] = long_weighted[u] + weighted[u];
+          weighted[u] = Vec::of(0.0f);
+        }
+      }
+    };
 
     const auto add = [&](T * p) __attribute__((always_inline)) {
       Vec y[kUnroll], unused[kUnroll];
@@ -164,7 +176,12 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
 
     int64_t i = block;
     bool fits = true;
-    for (; fits && i + kGroup <= end; i += kGroup) fits = add(x + i);
+    while (fits && i + kGroup <= end) {
+      const int64_t whole = (end - i) / kGroup;
+      const int64_t stop = i + (whole < kShort ? whole : kShort) * kGroup;
+      for (; fits && i < stop; i += kGroup) fits = add(x + i);
+      lengthen();
+    }
     if (!fits) i -= kGroup;
     if (fits && i < end) {
       Tail<T> tail(x + i, end - i);
@@ -172,19 +189,20 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
       if (kInPlace && fits) memcpy(x + i, tail.x, static_cast<size_t>(end - i) * sizeof(T));
     }
 
+    lengthen();
     UNROLL for (int step = 1; step < kUnroll; step *= 2) {
       UNROLL for (int u = 0; u + step < kUnroll; u += 2 * step) {
-        sum[u] = sum[u] + sum[u + step];
-        weighted[u] = weighted[u] + weighted[u + step];
+        long_sum[u] = long_sum[u] + long_sum[u + step];
+        long_weighted[u] = long_weighted[u] + long_weighted[u + step];
       }
     }
-    const double block_sum = horizontal_sum(sum[0]);
+    const double block_sum = horizontal_sum(long_sum[0]);
     if (kPerBlock && !(block_sum < kBlockHeadroom)) {
       total.end = block;
       return total;
     }
     total.sum += block_sum;
-    if constexpr (kEntropy) total.weighted += horizontal_sum(weighted[0]);
+    if constexpr (kEntropy) total.weighted += horizontal_sum(long_weighted[0]);
     if (!fits) {
       total.end = i;
       return total;
@@ -223,14 +241,14 @@ template <typename T, bool kCapped, bool kEntropy, bool kStreamed>
 INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient) {
   const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
   // Of float32 the product is taken last, as scale() takes it: in place and out of place give the same bits.
-  constexpr bool kShort = sizeof(T) == 2 && !kEntropy && !kCapped;
+  constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
   const Exp2 exp2;
   const ShortExp2 short_exp2(constant);
   const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);
     map_logits<kCapped>(y, slope, map);
-    if constexpr (kShort) {
+    if constexpr (kRounded) {
       short_exp2(y);
     } else {
       UNROLL for (int u = 0; u < kUnroll; ++u) {

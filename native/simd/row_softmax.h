@@ -82,12 +82,10 @@ class CpuSoftmaxRow {
     if (split_ > 0) {
       // The part before the split was measured from a reference that lies shift_ lower.
       const double factor = exp2_of(-shift_);
-      kernel(out, x, split_, map_[0],
-             {static_cast<float>(factor * (g.constant - g.linear * shift_)), static_cast<float>(factor * g.linear)},
+      kernel(out, x, split_, map_[0], {finite(factor * (g.constant - g.linear * shift_)), finite(factor * g.linear)},
              streamed);
     }
-    kernel(out + split_, x + split_, vocab_ - split_, map_[1],
-           {static_cast<float>(g.constant), static_cast<float>(g.linear)}, streamed);
+    kernel(out + split_, x + split_, vocab_ - split_, map_[1], {finite(g.constant), finite(g.linear)}, streamed);
     set_target(out, target, target_logit, pull);
   }
 
@@ -95,8 +93,8 @@ class CpuSoftmaxRow {
   void scale_in_place(T* x, int64_t target, double target_logit, const RowPull& pull) const {
     if (invalid(pull)) return fill_nan(x);
     const RowGradient g = RowGradient::from(pull, log2_sum_, 0.0, scale_.temperature);
-    if (split_ > 0) kernels_.scale(x, split_, static_cast<float>(exp2_of(-shift_) * g.constant));
-    kernels_.scale(x + split_, vocab_ - split_, static_cast<float>(g.constant));
+    if (split_ > 0) kernels_.scale(x, split_, finite(exp2_of(-shift_) * g.constant));
+    kernels_.scale(x + split_, vocab_ - split_, finite(g.constant));
     set_target(x, target, target_logit, pull);
   }
 
@@ -142,6 +140,12 @@ class CpuSoftmaxRow {
     const auto highest = static_cast<float>(3.0 * scale_.softcap);
     if (!scale_.capped() || !(x > highest)) return x;
     return scale_.log2_ratio(x, highest) < 0.5 * kHeadroom ? highest : x;  // not for a temperature far below the cap
+  }
+
+  // A factor that float32 cannot hold: the largest, so that 0 probability times it stays 0.
+  static float finite(double factor) {
+    constexpr double kLargest = 3.4028234663852886e38;
+    return static_cast<float>(std::clamp(factor, -kLargest, kLargest));
   }
 
   static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }
