@@ -244,14 +244,15 @@ export class Arguments {
         if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
         continue;
       }
-      tensors[name] = this.#checkOutput(`out.${name}`, value, spec);
+      tensors[name] = this.output(`out.${name}`, value, spec);
     }
     for (const name of Object.keys(given)) delete own[name];
     for (const name of Object.keys(own)) this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
     return { result: out as Record<string, unknown>, tensors };
   }
 
-  #checkOutput(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
+  /** One output that the caller gives, after checks. */
+  output(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
     const wanted = `a ${dtype} tensor [${shape.join(", ")}]`;
     if (!isTensor(value)) this.fail(name, wanted, value);
     expect(value.dtype === dtype, this.op, name, wanted, value, "ERR_UNSUPPORTED_DTYPE");

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The command `fapo-kernels`: a table of subcommands, each loaded when it is asked for. */
 import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { describe } from "./check.ts";
 
@@ -41,10 +42,19 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
     process.stdout.write(help());
     return name === undefined ? 2 : 0;
   }
+  if (name === "--version") {
+    const { version } = createRequire(import.meta.url)("../package.json") as { version: string };
+    process.stdout.write(`${version}\n`);
+    return 0;
+  }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (!command) {
     process.stderr.write(`fapo-kernels: no command ${describe(name)}\n\n${help()}`);
     return 2;
+  }
+  if (name !== "genrm-eval" && args.some((arg) => arg === "--help" || arg === "-h")) {
+    process.stdout.write(`Usage: fapo-kernels ${name}\n\n${command.summary}\n`);
+    return 0;
   }
   try {
     return await command.run(args);

@@ -2,7 +2,7 @@
 export type { FloatInput, Int8Input, Int32Input, Uint8Input } from "./arguments.ts";
 export { FapoError, type FapoErrorCode } from "./check.ts";
 export { type Devices, devices, setThreads } from "./device.ts";
-export { cast } from "./ops/cast.ts";
+export { type CastOptions, cast } from "./ops/cast.ts";
 export { type FapoAdvantageOptions, type FapoAdvantageResult, fapoAdvantage } from "./ops/fapoAdvantage.ts";
 export {
   type FapoPenaltyOptions,

@@ -89,6 +89,11 @@ export class Tensor<D extends DType = DType> {
     this.dispose();
   }
 
+  /** A scalar is its value in JSON, so that logged metrics are numbers; anything else is described. */
+  toJSON(): unknown {
+    return this.shape.length === 0 && this.#data ? this.item() : this.toString();
+  }
+
   toString(): string {
     return `a ${this.dtype} tensor [${this.shape.join(", ")}] on ${this.device}${this.#data ? "" : ", disposed"}`;
   }
@@ -98,6 +103,18 @@ export class Tensor<D extends DType = DType> {
     return #data in value ? (value.#data ?? null) : undefined;
   }
 }
+
+// What console.log shows: the value of a scalar, or what and how much it is, and the first elements.
+Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+  value(this: Tensor, _depth: number, _options: unknown, inspect: (value: unknown) => string): string {
+    const data = Tensor.memoryOf(this);
+    const text = this.toString().replace(/^an? /, "");
+    if (!data) return text;
+    if (this.shape.length === 0) return `${text}: ${this.item()}`;
+    const shown = Array.from(data.subarray(0, 6), (bits) => toNumber(bits, this.dtype));
+    return `${text}: ${inspect(shown)}${data.length > 6 ? " …" : ""}`;
+  },
+});
 
 /** Whether `value` is one of our tensors: by its private field, so nothing can pose as one. */
 export function isTensor(value: unknown): value is Tensor {

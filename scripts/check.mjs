@@ -87,6 +87,7 @@ if (objects.length === 0) {
 }
 
 function glibcFloor(file, floors) {
+  if (!existsSync(file)) return report("C++: the addon is built", false, "  run `npm run build:native` first");
   const table = spawnSync("objdump", ["-T", file], { encoding: "utf8" }).stdout ?? "";
   const above = [...table.matchAll(/\b(GLIBC|GLIBCXX)_([0-9.]+)/g)].filter(([, library, version]) => {
     const [have, floor] = [version.split(".").map(Number), floors[library]];

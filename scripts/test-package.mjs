@@ -51,7 +51,7 @@ try {
     const [packed] = JSON.parse(run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", work]));
     tarball = path.join(work, packed.filename);
     const allowed =
-      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|CMakeLists\.txt|dist\/.+\.(js|d\.ts)|native\/.+\.(h|cpp|map)|scripts\/build-native\.mjs|prebuilds\/[\w-]+\/fapo-kernels(\.(glibc|musl))?\.node)$/;
+      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|CMakeLists\.txt|dist\/.+\.(js|d\.ts)|docs\/.+\.(md|svg)|native\/.+\.(h|cpp|map)|scripts\/build-native\.mjs|prebuilds\/[\w-]+\/fapo-kernels(\.(glibc|musl))?\.node)$/;
     const names = packed.files.map((file) => file.path);
     assert.deepEqual(
       names.filter((name) => !allowed.test(name)),

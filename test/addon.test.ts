@@ -39,6 +39,7 @@ test("FAPO_ISA chooses a lesser instruction set, never one the machine lacks", (
     evaluate('import { devices } from "fapo-kernels"; console.log(devices().cpu.isa)', env);
   assert.equal(isa({ FAPO_ISA: "baseline" }), "baseline");
   const best = isa({});
+  for (const unknown of ["", "avx9", "AVX2"]) assert.equal(isa({ FAPO_ISA: unknown }), best, unknown);
   const order = ["baseline", "avx2", "avx512"];
   assert.ok(order.includes(best));
   for (const wanted of order.slice(0, order.indexOf(best) + 1)) assert.equal(isa({ FAPO_ISA: wanted }), wanted);

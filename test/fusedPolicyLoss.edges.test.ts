@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { Worker } from "node:worker_threads";
 import {
   devices,
+  FapoError,
   type FusedPolicyLossResult,
   fusedPolicyLoss,
   setThreads,
@@ -445,4 +446,20 @@ forEachDevice("an ignored row is read by no part of the op, whatever ignoreIndex
     assert.equal(got.metrics.tokens.item(), 3);
   }
   assert.ok(Number.isFinite(expected));
+});
+
+forEachDevice("a call in place that is refused leaves its out as it was", (device) => {
+  const make = () => device.tensor(Float32Array.of(0, 1, 2, 3), { shape: [2, 2] });
+  const options = { tokenIds: new Int32Array(2), advantages: Float32Array.of(1, 1), inPlace: true } as const;
+  const first = make();
+  const out = fusedPolicyLoss({ ...options, logits: first });
+  assert.throws(() => fusedPolicyLoss({ ...options, logits: make(), out, bogus: 1 } as never), /unknown option bogus/);
+  assert.equal(out.gradLogits, first);
+  const second = make();
+  assert.equal(fusedPolicyLoss({ ...options, logits: second, out }).gradLogits, second);
+  const frozen = Object.freeze({ ...out });
+  assert.throws(
+    () => fusedPolicyLoss({ ...options, logits: make(), out: frozen }),
+    (error) => error instanceof FapoError && error.code === "ERR_INVALID_ARGUMENT",
+  );
 });

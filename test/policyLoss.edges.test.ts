@@ -245,6 +245,36 @@ forEachDevice("clip fractions count where the clip binds, by the sign of the adv
   );
 });
 
+forEachDevice("a NaN token makes the loss and every metric but the counts NaN", (device) => {
+  for (const bad of ["logprobs", "oldLogprobs", "advantages"] as const) {
+    const options = {
+      logprobs: Float32Array.of(-1, -2),
+      oldLogprobs: Float32Array.of(-1, -2),
+      advantages: Float32Array.of(1, 1),
+      device: device.name,
+    };
+    options[bad][1] = Number.NaN;
+    const { loss, metrics } = policyLoss(options);
+    assert.ok(Number.isNaN(loss.item()), bad);
+    const { clipFractionHigh, clipFractionLow, clipFractionDual } = metricValues(metrics);
+    assert.deepEqual([clipFractionHigh, clipFractionLow, clipFractionDual], [Number.NaN, Number.NaN, Number.NaN], bad);
+    assert.equal(metrics.tokens.item(), 2);
+  }
+});
+
+forEachDevice("small ratios keep their digits where the clamp lets them through", (device) => {
+  for (const d of [-9, -25, -34, -60]) {
+    const { metrics } = policyLoss({
+      logprobs: Float32Array.of(d),
+      oldLogprobs: Float32Array.of(0),
+      advantages: Float32Array.of(1),
+      logRatioClamp: 80,
+      device: device.name,
+    });
+    close(`ratio at ${d}`, [metrics.ratioMean.item() / Math.exp(d)], [1]);
+  }
+});
+
 // ---- relations
 
 const token = fc.record({

@@ -160,3 +160,40 @@ forEachDevice("a growable SharedArrayBuffer is taken at the length it has", (dev
   buffer.grow(32);
   assert.equal(device.floats(groupAdvantage({ rewards, groupSize: 2, device: device.name }).advantages).length, 8);
 });
+
+forEachDevice("offsets that another thread breaks never lead outside the arrays they index", async (device) => {
+  // A sentinel on both sides of the advantages: it would show in the gradient of a token of sequence -1 or S.
+  const sequences = 8;
+  const tokens = 16 * sequences;
+  const around = new Float32Array(sequences + 2).fill(1e6);
+  const advantages = around.subarray(1, sequences + 1).fill(1);
+  const offsets = times(sequences + 1, (s) => 16 * s);
+  const cuSeqlens = flipping(Int32Array, offsets, [16, 0, 7, tokens]);
+  const logprobs = new Float32Array(tokens).fill(-1);
+
+  const stop = new Int32Array(new SharedArrayBuffer(4));
+  const workerData = { flipped: [cuSeqlens], stop };
+  const worker = new Worker(new URL("./support/flipWorker.js", import.meta.url), { workerData });
+  const ended = new Promise<number>((resolve, reject) => worker.once("exit", resolve).once("error", reject));
+  await new Promise((resolve) => worker.once("message", resolve));
+  let passed = 0;
+  const end = Date.now() + 1500;
+  while (Date.now() < end) {
+    try {
+      const { gradLogprobs } = policyLoss({
+        logprobs,
+        advantages,
+        cuSeqlens: cuSeqlens.data,
+        lossAggMode: "token-sum",
+        device: device.name,
+      });
+      passed++;
+      for (const gradient of device.floats(gradLogprobs)) assert.equal(gradient, -1);
+    } catch (error) {
+      assert.ok(error instanceof FapoError, String(error));
+    }
+  }
+  Atomics.store(stop, 0, 1);
+  assert.equal(await ended, 0);
+  assert.ok(passed > 0);
+});

@@ -1,5 +1,7 @@
 /** Tensors, and what there is to run on. */
 import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inspect } from "node:util";
 import {
   cast,
   type Device,
@@ -402,4 +404,15 @@ forEachDevice("errors are of one class, with a stable code and one sentence", ()
     assert.ok(error.stack?.includes("tensor.test"));
     assert.ok(!error.message.includes("\n") && !error.message.endsWith("."));
   }
+});
+
+test("console.log shows values, and JSON takes a scalar for its number", () => {
+  const matrix = tensor(Float32Array.of(1, 2.5, 3, 4), { shape: [2, 2] });
+  assert.equal(inspect(matrix), "float32 tensor [2, 2] on cpu: [ 1, 2.5, 3, 4 ]");
+  const scalar = tensor(Float32Array.of(0.5), { shape: [] });
+  assert.equal(inspect(scalar), "float32 tensor [] on cpu: 0.5");
+  assert.equal(JSON.stringify({ scalar }), '{"scalar":0.5}');
+  assert.equal(inspect(cast(matrix, "bfloat16")), "bfloat16 tensor [2, 2] on cpu: [ 1, 2.5, 3, 4 ]");
+  matrix.dispose();
+  assert.equal(inspect(matrix), "float32 tensor [2, 2] on cpu, disposed");
 });

@@ -97,3 +97,24 @@ forEachDevice("rows of equal logits, a little above or below the target, add up 
     }
   }
 });
+
+forEachDevice("one likely token over a long tail of unlikely ones adds up without drift", (device) => {
+  // Where the sum is near 1, each of the tail's terms is about half a step of float32, and all round one way.
+  for (const vocab of [513, 577, 1153, 2049, 2305, 32_000]) {
+    for (let gap = 14; gap < 19; gap += 0.25) {
+      for (const target of [0, vocab - 1]) {
+        const values = new Float32Array(vocab).fill(-gap);
+        values[target] = 0;
+        const batch = batchOf(values, 1, vocab, "float32", Int32Array.of(target));
+        checkFiniteRow(device, batch, {}, runBoth(device, batch), 0, `vocab ${vocab}, gap ${gap}, target ${target}`);
+      }
+    }
+  }
+});
+
+forEachDevice("a masked logit gets no gradient, also where the factor is beyond float32", (device) => {
+  const batch = batchOf(Float32Array.of(0, 1, Number.NEGATIVE_INFINITY), 1, 3, "float32", Int32Array.of(0));
+  const { gradLogits } = runBoth(device, batch, { gradScale: 1e40 });
+  assert.equal(gradLogits[2], 0);
+  assert.ok(gradLogits[0]! < 0 || gradLogits[0]! > 0);
+});

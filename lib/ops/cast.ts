@@ -1,9 +1,15 @@
 /** cast: between the floating-point dtypes. */
 import { cpuDevice, nativeMatrix, run } from "../addon.ts";
+import { Arguments } from "../arguments.ts";
 import { expect } from "../check.ts";
 import { allocate, type DType, isTensor, sizeOf, type Tensor } from "../tensor.ts";
 
 const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
+
+export interface CastOptions {
+  /** A tensor of the wanted shape and dtype, to be written to and returned. Its rows may be strided. */
+  out?: Tensor | undefined;
+}
 
 /**
  * A packed copy of a tensor in another floating-point dtype: widening is exact, narrowing rounds to nearest even and
@@ -11,8 +17,11 @@ const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
  *
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
  */
-export function cast<D extends DType>(source: Tensor, dtype: D): Tensor<D> {
+export function cast<D extends DType>(source: Tensor, dtype: D, options: CastOptions = {}): Tensor<D> {
   const op = "cast";
+  const args = new Arguments(op, options);
+  const out = args.take("out");
+  args.done();
   expect(isTensor(source), op, "the tensor", "a Tensor", source);
   const wanted = "float32, bfloat16 or float16";
   expect(
@@ -31,7 +40,7 @@ export function cast<D extends DType>(source: Tensor, dtype: D): Tensor<D> {
   const columns = matrix ? shape[1]! : sizeOf(shape);
   const needed = sizeOf(shape) === 0 ? 0 : matrix ? (shape[0]! - 1) * source.rowStride + columns : columns;
   expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
-  const result = allocate(op, shape, dtype);
+  const result = out === undefined ? allocate(op, shape, dtype) : args.output("out", out, { dtype, shape });
   const packed = { rowStride: columns };
   expect(device === "cpu", op, "the tensor's device", "cpu", device, "ERR_DEVICE_MISMATCH");
   run("cast", {
@@ -39,7 +48,7 @@ export function cast<D extends DType>(source: Tensor, dtype: D): Tensor<D> {
     source: matrix ? native : { ...native, ...packed },
     rows: matrix ? shape[0]! : 1,
     columns,
-    result: { ...nativeMatrix(op, "the result", result), ...packed },
+    result: matrix ? nativeMatrix(op, "out", result) : { ...nativeMatrix(op, "out", result), ...packed },
   });
-  return result;
+  return result as Tensor<D>;
 }

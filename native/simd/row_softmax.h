@@ -142,9 +142,9 @@ class CpuSoftmaxRow {
     return scale_.log2_ratio(x, highest) < 0.5 * kHeadroom ? highest : x;  // not for a temperature far below the cap
   }
 
-  // A factor that float32 cannot hold: the largest, so that 0 probability times it stays 0.
+  // Room for constant + linear * y in float32, |y| <= 1000: an infinite factor would make NaN of probabilities of 0.
   static float finite(double factor) {
-    constexpr double kLargest = 3.4028234663852886e38;
+    constexpr double kLargest = 8e34;
     return static_cast<float>(std::clamp(factor, -kLargest, kLargest));
   }
 
