@@ -104,7 +104,7 @@ export class Tensor<D extends DType = DType> {
   }
 }
 
-// What console.log shows: the value of a scalar, or what and how much it is, and the first elements.
+// What a printed tensor shows: the value of a scalar, or what and how much it is, and the first elements.
 Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
   value(this: Tensor, _depth: number, _options: unknown, inspect: (value: unknown) => string): string {
     const data = Tensor.memoryOf(this);

@@ -10,7 +10,7 @@ export interface Tick {
 
 export interface Series {
   name: AlgorithmName;
-  /** One value per step; NaN leaves a gap. */
+  /** One value per step, from step 1 on; NaN leaves a gap. */
   raw: number[];
   smooth: number[];
 }

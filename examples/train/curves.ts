@@ -73,12 +73,17 @@ export function endOf(run: Run): Pooled | undefined {
   return run.records.length === 0 ? undefined : pool(run.records.slice(-ending));
 }
 
-/** Groups whose flawed positives had an advantage of the predicted sign, and all that have flawed positives. */
-export function countSigns({ records }: Run): { groups: number; asPredicted: number } {
-  return {
-    groups: records.reduce((sum, record) => sum + record.signedGroups, 0),
-    asPredicted: records.reduce((sum, record) => sum + record.signedAsPredicted, 0),
-  };
+/** Groups with flawed positives, those of them past the shift, and those where the advantage had the predicted sign. */
+export interface Signs {
+  groups: number;
+  past: number;
+  asPredicted: number;
+}
+
+export function countSigns({ records }: Run): Signs {
+  const sum = (name: "signedGroups" | "signedPast" | "signedAsPredicted"): number =>
+    records.reduce((total, record) => total + record[name], 0);
+  return { groups: sum("signedGroups"), past: sum("signedPast"), asPredicted: sum("signedAsPredicted") };
 }
 
 /** What the monitors of a run come to. */

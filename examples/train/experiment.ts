@@ -18,6 +18,8 @@ export interface Settings {
   steps: number;
   warmSteps: number;
   device: Device;
+  /** A smoke run, too short to learn. */
+  quick: boolean;
 }
 
 /** Not flags: with them the shortcut is tempting and the right way can be learnt. */

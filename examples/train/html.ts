@@ -1,6 +1,6 @@
 /** The report as one page that needs nothing else: no script, no font, no network. */
 import type { Chart } from "./charts.ts";
-import { labelledPerStep } from "./monitor.ts";
+import { fewestOfAKind, labelledPerStep } from "./monitor.ts";
 import type { Results } from "./results.ts";
 import { finalTable, findings, logTable, type Table } from "./summary.ts";
 import { chartMarkup, chartStyle, escapeXml, fontFamily, palette } from "./svg.ts";
@@ -63,9 +63,15 @@ ${cards.join("\n")}
 <h2>How to read it</h2>
 <p>A problem is a start digit, three addends and a crib; the reply is three partial sums. The reward of GRPO sees the last digit alone. The crib is that digit ${Math.round(settings.cribRate * 100)} % of the time, so copying it pays: right answers over wrong steps, flawed positives.</p>
 <p>FAPO takes λ = ${settings.lambda} from a right answer whose steps are flawed. While ρ is small a flawed positive is still better than its group and helps; past 2/λ − 1 it is worse than its group and is unlearnt.</p>
-<p>Outcome accuracy is about the same for both while flawed positives carry it. What tells them apart is reliable accuracy.</p>
+<p>${settings.quick ? quickWords : fullWords(settings.cribRate)}</p>
 </figure>
 </section>`;
+}
+
+const quickWords = "This was a smoke run (--quick): too short for any of these curves to mean something.";
+
+function fullWords(cribRate: number): string {
+  return `With the default settings outcome accuracy is about the same for both only at first, while flawed positives carry it. Afterwards GRPO stays at what the crib is worth, about ${Math.round(cribRate * 100)} %. What tells them apart is reliable accuracy.`;
 }
 
 function logSection({ runs, settings }: Results): string {
@@ -75,6 +81,7 @@ function logSection({ runs, settings }: Results): string {
   return `<section class="log">
 <h2>What the trainer logs</h2>
 <p>By the judge's verdicts, not by the truth that the charts show. Corrected, and the shift point: what recall and false alarms of the judge make of them, on the latest right answers that the exact checker labelled (${labelledPerStep} of each step); λ = ${settings.lambda} for FAPO, 0 for GRPO, which has no shift point. Every step is in train.json.</p>
+<p><code>?</code>: not known, as long as fewer than ${fewestOfAKind} flawed or ${fewestOfAKind} sound ones are labelled, or because the judge cannot tell them apart. <code>inf</code>: under rho, no reply was wrong; under shift point, there is none.</p>
 ${tables.join("\n")}
 </section>`;
 }

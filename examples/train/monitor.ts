@@ -25,7 +25,7 @@ export const labelledPerStep = 16;
 /** The latest ones are kept. */
 const sampleSize = 4096;
 /** Of the flawed and of the sound; from fewer no share of them says much. */
-const fewestOfAKind = 20;
+export const fewestOfAKind = 20;
 
 export class Monitor {
   readonly #options: MonitorOptions;

@@ -92,6 +92,7 @@ export function readOptions(args: readonly string[]): Options | "help" {
       steps: count("steps", quick ? 40 : 300, 1, 1_000_000),
       warmSteps: quick ? 200 : 800,
       device: usableDevice(given.get("device") ?? "cpu"),
+      quick,
     },
     out: path("out") ?? "report",
     svg: path("svg"),

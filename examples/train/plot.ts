@@ -88,7 +88,9 @@ function drawCurve(
 ): void {
   let before: number | undefined;
   for (let x = 0; x < width; x++) {
-    const value = smooth[Math.round((x / (width - 1)) * (smooth.length - 1))]!;
+    // The axis begins at step 0, the curve at step 1.
+    const step = Math.max(1, Math.round((x / (width - 1)) * smooth.length));
+    const value = smooth[step - 1]!;
     if (Number.isNaN(value)) {
       before = undefined;
       continue;

@@ -40,7 +40,7 @@ function describe({ phase, done, of, records }: Progress): string {
   const runs = records.map(({ name, record: { alpha, flawedPositiveRatio, rho, log } }) => {
     const progress = rho === null ? "inf" : rho.toFixed(2);
     const unknown = log.judgeUnknown! > 0 ? `no verdict ${log.judgeUnknown}/${log.judged}, ` : "";
-    return `${name}: ${unknown}reliable ${percent(alpha)}, flawed ${percent(flawedPositiveRatio)}, rho ${progress.padStart(5)}`;
+    return `${name}: ${unknown}reliable ${percent(alpha)}, flawed ${percent(flawedPositiveRatio)} of right, rho ${progress.padStart(5)}`;
   });
   return [`${phase} ${String(done).padStart(String(of).length)}/${of}`, ...runs].join("   ");
 }

@@ -5,6 +5,7 @@ import type { Rollouts } from "./rollout.ts";
 
 /** What one step saw, before its update. Shares count the truth, not what the judge said; `log` is what the judge said. */
 export interface StepRecord extends Omit<Monitored, "progress"> {
+  /** From 1 on. */
   step: number;
   /** Share of fully correct, of flawed (right answer, wrong step) and of wrong responses. */
   alpha: number;
@@ -21,7 +22,9 @@ export interface StepRecord extends Omit<Monitored, "progress"> {
   zeroVarianceShare: number;
   /** Groups with a response that was judged flawed and has an advantage other than 0, … */
   signedGroups: number;
-  /** … and those of them where it is negative exactly when the group's rho is past `2 / lambda - 1`. */
+  /** … those of them that are past the shift, … */
+  signedPast: number;
+  /** … and those where it is negative exactly when the group's rho is past `2 / lambda - 1`. */
   signedAsPredicted: number;
   /** In nats per token, and the share of clipped tokens, in the last minibatch. */
   entropy: number;
@@ -32,7 +35,7 @@ type TrueProgress = Pick<
   StepRecord,
   "alpha" | "gamma" | "beta" | "rho" | "flawedPositiveRatio" | "flawedAdvantage" | "pastShiftShare"
 >;
-type JudgedProgress = Pick<StepRecord, "zeroVarianceShare" | "signedGroups" | "signedAsPredicted">;
+type JudgedProgress = Pick<StepRecord, "zeroVarianceShare" | "signedGroups" | "signedPast" | "signedAsPredicted">;
 
 /** By the exact checker, whatever the judge said. */
 export function trueProgress(rollouts: Rollouts, advantages: Float32Array, flawedPenalty: number): TrueProgress {
@@ -57,6 +60,7 @@ export function judgedProgress(
   { groups, batch }: LearningProgressResult,
 ): JudgedProgress {
   let signedGroups = 0;
+  let signedPast = 0;
   let signedAsPredicted = 0;
   for (const [g, { pastShift }] of groups.entries()) {
     // All flawed positives of a group have one advantage: the first will do.
@@ -66,9 +70,10 @@ export function judgedProgress(
     // Exactly at the shift point it is 0, up to rounding.
     if (i === end || Math.abs(advantages[i]!) < 1e-5) continue;
     signedGroups++;
+    if (pastShift) signedPast++;
     if (advantages[i]! < 0 === pastShift) signedAsPredicted++;
   }
-  return { zeroVarianceShare: batch.zeroVarianceShare, signedGroups, signedAsPredicted };
+  return { zeroVarianceShare: batch.zeroVarianceShare, signedGroups, signedPast, signedAsPredicted };
 }
 
 /** Null where nothing is chosen. */

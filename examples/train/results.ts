@@ -13,6 +13,7 @@ import {
   findTurn,
   type Judgement,
   type Pooled,
+  type Signs,
   smoothing,
   summarizeJudge,
   type Turn,
@@ -33,8 +34,7 @@ export interface RunResult {
   turn: Turn;
   /** The last steps, pooled. */
   end: Pooled | undefined;
-  /** Prompt groups with flawed positives, and those where their advantage had the sign that rho predicts. */
-  signs: { groups: number; asPredicted: number };
+  signs: Signs;
   /** Greedy, after the last step. */
   evaluation: Evaluation;
   records: StepRecord[];

@@ -1,6 +1,6 @@
 /** The findings in sentences and one table: the same words in the terminal and in the report. */
 import { short } from "./charts.ts";
-import type { Turn } from "./curves.ts";
+import type { Signs, Turn } from "./curves.ts";
 import type { Accuracy } from "./evaluate.ts";
 import type { Results, RunResult } from "./results.ts";
 
@@ -18,6 +18,8 @@ export function findings(results: Results): string[] {
   if (stepsDone === 0)
     return [...stopped, `The warm start had come to step ${warmStepsDone} of ${settings.warmSteps}.`];
 
+  if (settings.quick) return [...stopped, smokeSentence, ...signSentences(runs), ...judgeSentences(results)];
+
   const outcome = runs.map(
     ({ name, end }) =>
       `${name} ends with ${percent(end!.alpha)} of the replies right for the right reasons, and ${percent(end!.flawedPositiveRatio)} of its right answers flawed`,
@@ -27,10 +29,13 @@ export function findings(results: Results): string[] {
     `${outcome.join("; ")}.`,
     startSentence(results),
     ...runs.map((run) => turnSentence(run, settings.steps)),
-    signSentence(runs),
+    ...signSentences(runs),
     ...judgeSentences(results),
   ];
 }
+
+const smokeSentence =
+  "A smoke run: it shows that everything runs. It is too short to learn anything, so that its numbers say nothing about FAPO or GRPO.";
 
 /** The warm start can add when it is greedy; what it lacks is to be sure of it. */
 function startSentence({ runs, start }: Results): string {
@@ -59,12 +64,15 @@ function turnSentence({ name, flawedPenalty, turn, end }: RunResult, steps: numb
   return `${name}: rho crosses ${shift} at step ${turn.crossing}; ${sign}.`;
 }
 
-/** The batch as a whole turns about there; each prompt group turns exactly there. */
-function signSentence(runs: RunResult[]): string {
+/** The batch as a whole turns about there; each prompt group turns exactly there. Nothing to say before one was past it. */
+function signSentences(runs: RunResult[]): string[] {
   const counts = runs.filter(({ flawedPenalty }) => flawedPenalty > 0).map(({ signs }) => signs);
-  const groups = counts.reduce((sum, count) => sum + count.groups, 0);
-  const asPredicted = counts.reduce((sum, count) => sum + count.asPredicted, 0);
-  return `Group by group: in ${asPredicted} of ${groups} prompt groups with a flawed positive, its advantage was negative exactly when the rho of the group, by the judge's verdicts, was past that point.`;
+  const sum = (name: keyof Signs): number => counts.reduce((total, count) => total + count[name], 0);
+  const [groups, past, asPredicted] = [sum("groups"), sum("past"), sum("asPredicted")];
+  if (past === 0) return [];
+  return [
+    `Group by group: in ${asPredicted} of ${groups} prompt groups with a flawed positive, its advantage was negative exactly when the rho of the group, by the judge's verdicts, was past that point, as it was in ${past} of them.`,
+  ];
 }
 
 /** Nothing to say of the exact judge. */
@@ -156,7 +164,7 @@ function shiftCell({ flawedPenalty, judgement: { quality } }: RunResult): string
   return Number.isFinite(quality.shiftPoint) ? short(quality.shiftPoint) : "none";
 }
 
-/** What the trainer logged, at about a dozen steps. */
+/** What the trainer logged, at about a dozen steps: the first, round ones and the last, as the progress lines. */
 export function logTable({ records, judgeStats }: RunResult): Table {
   const every = Math.max(1, Math.ceil(records.length / 12));
   const columns: [head: string, name: string][] = [
@@ -179,7 +187,7 @@ export function logTable({ records, judgeStats }: RunResult): Table {
   return {
     head: ["step", ...columns.map(([head]) => head)],
     rows: records
-      .filter((_, i) => i % every === 0 || i === records.length - 1)
+      .filter(({ step }) => step === 1 || step % every === 0 || step === records.length)
       .map(({ step, log }) => [String(step), ...columns.map(([, name]) => logCell(log[name]))]),
   };
 }

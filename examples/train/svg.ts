@@ -118,8 +118,8 @@ function polyline(
 ): string {
   let path = "";
   let drawing = false;
-  for (const [step, value] of values.entries()) {
-    if (!Number.isNaN(value)) path += `${drawing ? "L" : "M"}${round(x(step))} ${round(y(value))}`;
+  for (const [i, value] of values.entries()) {
+    if (!Number.isNaN(value)) path += `${drawing ? "L" : "M"}${round(x(i + 1))} ${round(y(value))}`;
     drawing = !Number.isNaN(value);
   }
   return path === "" ? "" : `<path class="${className}" d="${path}"/>`;
@@ -129,8 +129,8 @@ function polyline(
 function endLabels(series: Series[], x: (step: number) => number, y: (value: number) => number): string[] {
   const labels = series
     .map(({ name, smooth }) => {
-      const step = smooth.findLastIndex((value) => !Number.isNaN(value));
-      return { name, x: x(step) + 7, y: y(smooth[step] ?? Number.NaN) + 4 };
+      const last = smooth.findLastIndex((value) => !Number.isNaN(value));
+      return { name, x: x(last + 1) + 7, y: y(smooth[last] ?? Number.NaN) + 4 };
     })
     .filter((label) => Number.isFinite(label.y))
     .sort((a, b) => a.y - b.y);

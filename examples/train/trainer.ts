@@ -119,7 +119,7 @@ export class Trainer {
     const { metrics } = this.#minibatches.at(-1)!.loss!;
     const { progress, ...monitored } = this.#monitor.step(rollouts, flags, verdicts);
     return {
-      step: this.#step++,
+      step: ++this.#step,
       ...trueProgress(rollouts, this.#advantages, reportedPenalty),
       ...judgedProgress(rollouts, verdicts, this.#advantages, progress),
       entropy: metrics.entropy.item(),
