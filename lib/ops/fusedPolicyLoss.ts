@@ -10,7 +10,10 @@ export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchO
   entropy?: boolean;
   /** The loss contains `-entropyCoef * entropy` per token. A finite number; default 0. */
   entropyCoef?: number;
-  /** Overwrite the logits with their gradient: the fastest way, and no memory of their size. Default false. */
+  /**
+   * Overwrite the logits with their gradient: fastest for logits beyond the caches, and no second buffer. With `out`,
+   * `out.gradLogits` becomes the logits. Default false.
+   */
   inPlace?: boolean;
   /** The result of an earlier call of the same shape, to be written to and returned: nothing is allocated then. */
   out?: FusedPolicyLossResult | undefined;
