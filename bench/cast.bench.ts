@@ -1,5 +1,5 @@
 /**
- * cast between float32 and the 16-bit dtypes. It has no `out`: every call pays for a new buffer, whose pages the system
+ * cast between float32 and the 16-bit dtypes, without `out`: every call pays for a new buffer, whose pages the system
  * has to find and clear, and that is a part of what is measured.
  */
 import { cast, type Tensor, type TensorData, tensor } from "fapo-kernels";
