@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Worker } from "node:worker_threads";
 import {
   type Device,
   devices,
@@ -110,4 +111,36 @@ test("a GPU that is not there is ERR_NO_CUDA with the reason, in every call that
       assertFails(call, "ERR_NO_CUDA", message);
     }
   }
+});
+
+test("a worker that loads the package leaves the number of threads as it was", async () => {
+  const before = devices().cpu.threads;
+  setThreads(before === 1 ? 2 : 1);
+  const set = devices().cpu.threads;
+  try {
+    const source =
+      'import("fapo-kernels").then((api) => require("node:worker_threads").parentPort.postMessage(api.devices().cpu.threads))';
+    const worker = new Worker(source, { eval: true });
+    const seen = await new Promise((resolve, reject) => worker.once("message", resolve).once("error", reject));
+    assert.equal(seen, set);
+    assert.equal(devices().cpu.threads, set);
+  } finally {
+    setThreads(before);
+  }
+});
+
+test("an array whose buffer shrank below it is refused, and not taken for an empty one", () => {
+  // ArrayBuffer.prototype.resize is newer than the types that the tests are compiled with.
+  const buffer = Reflect.construct(ArrayBuffer, [16, { maxByteLength: 64 }]) as ArrayBuffer & {
+    resize(n: number): void;
+  };
+  const rewards = new Float32Array(buffer, 0, 4);
+  buffer.resize(8);
+  assertFails(
+    () => groupAdvantage({ rewards, groupSize: 2 }),
+    "ERR_INVALID_ARGUMENT",
+    "groupAdvantage: the buffer of rewards has been detached or shrunk",
+  );
+  buffer.resize(16);
+  assert.equal(groupAdvantage({ rewards, groupSize: 2 }).advantages.data.length, 4);
 });

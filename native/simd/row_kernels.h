@@ -28,7 +28,7 @@ constexpr float kHeadroom = 8.0f;
 struct PartialSum {
   double sum;       // of 2^y
   double weighted;  // of 2^y * y, when asked for
-  int64_t end;      // where it stopped: at the length, or before the first group of logits beyond the headroom
+  int64_t end;      // where it stopped: at the length, or before the first logits beyond the headroom
 };
 
 struct GradientMap {
