@@ -21,6 +21,67 @@ struct Backend {
   void (*fused_policy_loss)(const FusedPolicyLoss&);
 };
 
+// What was found when the CUDA runtime was asked for its devices.
+struct CudaProbe {
+  int32_t devices = 0;
+  int32_t status = 0;  // cudaError_t: why there are none
+  const char* status_name = "";
+  const char* status_message = "";
+  int32_t driver = 0;   // CUDA version that the driver supports, such as 13000; 0: no driver
+  int32_t runtime = 0;  // that this library was built with
+};
+
+struct CudaDeviceInfo {
+  char name[256] = {};
+  int32_t compute_major = 0;
+  int32_t compute_minor = 0;
+  int32_t multiprocessors = 0;
+  int64_t total_bytes = 0;
+};
+
+struct CudaMemoryInfo {
+  int64_t used = 0;      // in tensors and work space of this process
+  int64_t reserved = 0;  // taken from the device, used or kept for reuse
+  int64_t limit = 0;     // what may be reserved; 0: no limit but the device's
+  int64_t free = 0;      // of the device, whoever uses the rest
+  int64_t total = 0;
+};
+
+// What a library of CUDA kernels hands to the addon: the ops, and the memory they work on. Its functions may be called
+// from any thread, and throw fapo::Error. Addresses are of device memory.
+struct CudaLibrary {
+  uint64_t abi = 0;  // kCudaAbi of the build: the two libraries must be of one build
+  bool emulated = false;
+  Backend ops;
+  CudaProbe (*probe)() = nullptr;  // does not throw
+  CudaDeviceInfo (*device_info)(int32_t device) = nullptr;
+  void* (*allocate)(int32_t device, int64_t bytes, bool zeroed) = nullptr;
+  void (*release)(int32_t device, void* data, int64_t bytes) noexcept = nullptr;  // when what was enqueued is done
+  // Host memory is read or written inside the call, and not afterwards.
+  void (*copy_to_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
+  void (*copy_to_host)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;  // waits, as synchronize
+  void (*copy_on_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
+  void (*synchronize)(int32_t device) = nullptr;  // throws what kernels reported
+  CudaMemoryInfo (*memory_info)(int32_t device) = nullptr;
+  void (*set_memory_limit)(int32_t device, int64_t bytes) = nullptr;
+  uint64_t (*stream)(int32_t device) = nullptr;                   // the address of the cudaStream_t in use
+  void (*set_stream)(int32_t device, uint64_t stream) = nullptr;  // 0: our own again
+  void (*wait_for)(int32_t device, uint64_t stream) = nullptr;    // ours waits for what is on that one
+  void (*make_wait)(int32_t device, uint64_t stream) = nullptr;   // that one waits for what is on ours
+  void (*check_foreign)(int32_t device, uint64_t address, int64_t bytes) = nullptr;
+};
+
+// Differs between builds whose structs differ.
+constexpr uint64_t kCudaAbi =
+    (((((sizeof(TokenLogprob) * 31 + sizeof(TokenLogprobBackward)) * 31 + sizeof(FapoAdvantage)) * 31 +
+       sizeof(PolicyLoss)) *
+          31 +
+      sizeof(FusedPolicyLoss)) *
+         31 +
+     sizeof(CudaLibrary)) *
+        31 +
+    1;
+
 // Arguments are already checked. Throws ERR_NO_CUDA for a device that has no backend.
 const Backend& backend(int32_t device);
 

@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 
+#include "native/math/host_device.h"
+
 namespace fapo {
 
 // In the order of lib/addon.ts.
@@ -14,9 +16,10 @@ template <typename T>
 struct Array {
   T* data = nullptr;
   int64_t size = 0;
+  int32_t device = kCpu;  // where the memory lies
 
-  T& operator[](int64_t i) const { return data[i]; }
-  explicit operator bool() const { return data != nullptr; }
+  FAPO_HD T& operator[](int64_t i) const { return data[i]; }
+  FAPO_HD explicit operator bool() const { return data != nullptr; }
 };
 
 // Borrowed rows of a floating-point dtype, known at run time.
@@ -26,6 +29,7 @@ struct BasicMatrix {
   int64_t size = 0;        // elements from the first to the last
   int64_t row_stride = 0;  // elements from row to row
   DType dtype = DType::float32;
+  int32_t device = kCpu;  // where the memory lies
 };
 using Matrix = BasicMatrix<const void>;
 using MutableMatrix = BasicMatrix<void>;
