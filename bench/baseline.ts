@@ -13,6 +13,8 @@ export interface Rows {
   rows: number;
   vocab: number;
   tokenIds: Int32Array;
+  /** Rows with 0 are skipped. */
+  mask?: Uint8Array;
 }
 
 export interface RowOutputs {
@@ -26,12 +28,13 @@ export function rowOutputs(rows: number): RowOutputs {
 }
 
 export function tokenLogprob(
-  { logits, dtype, rows, vocab, tokenIds }: Rows,
+  { logits, dtype, rows, vocab, tokenIds, mask }: Rows,
   withEntropy: boolean,
   out: RowOutputs,
   scratch: Float32Array,
 ): void {
   for (let row = 0; row < rows; row++) {
+    if (mask?.[row] === 0) continue;
     const x = wideRow(logits, dtype, row, vocab, scratch);
     // One pass: the sum is scaled down in the rare case that a new maximum turns up.
     let max = Number.NEGATIVE_INFINITY;
@@ -171,7 +174,7 @@ export function policyLoss(
 
 /** `globalTokens` divides the gradient and the loss: these rows may be a part of a batch. */
 export function fusedPolicyLoss(
-  { logits, dtype, rows, vocab, tokenIds }: Rows,
+  { logits, dtype, rows, vocab, tokenIds, mask }: Rows,
   { oldLogprobs, advantages, cuSeqlens }: TokenTerms,
   globalTokens: number,
   gradScale: number,
@@ -184,6 +187,10 @@ export function fusedPolicyLoss(
   let response = 0;
   for (let row = 0; row < rows; row++) {
     while (row >= cuSeqlens[response + 1]!) response++;
+    if (mask?.[row] === 0) {
+      gradLogits.fill(0, row * vocab, (row + 1) * vocab);
+      continue;
+    }
     const x = wideRow(logits, dtype, row, vocab, scratch);
     const token = tokenIds[row]!;
     const chosen = x[token]!;
@@ -198,6 +205,10 @@ export function fusedPolicyLoss(
     const logprob = chosen - max - Math.log(sum);
     logprobs[row] = logprob;
     const grad = (tokenLoss(logprob, oldLogprobs[row]!, advantages[response]!, out) * gradScale) / globalTokens;
+    if (grad === 0) {
+      gradLogits.fill(0, row * vocab, (row + 1) * vocab);
+      continue;
+    }
     const scale = -grad / sum;
     for (let i = 0; i < vocab; i++) scratch[i]! *= scale;
     scratch[token]! += grad;

@@ -1,4 +1,5 @@
 /** What a benchmark is: one op with one set of options on one shape, what it must beat, and what it is compared with. */
+import type { Device, Tensor } from "fapo-kernels";
 import type { FloorKind } from "./floor.ts";
 
 export type FloatDType = "float32" | "bfloat16" | "float16";
@@ -19,11 +20,25 @@ export interface Peer {
   check(): void;
 }
 
+/** Inputs that other processes can be given, and what the op makes of them. */
+export interface Problem {
+  kind: "tokenLogprob" | "policyLoss";
+  logits: Tensor;
+  tokenIds: Int32Array;
+  /** Of the loss: per token. */
+  oldLogprobs?: Float32Array;
+  advantages?: Float32Array;
+  gradScale?: number;
+  /** Runs the op on fresh inputs. */
+  results(): { logprobs: Tensor; gradLogits?: Tensor };
+}
+
 export interface Prepared {
   call(): void;
   /** Makes the inputs fresh again before each call, outside the timed part. */
   restore?: () => void;
   peers: readonly Peer[];
+  problem?: Problem;
 }
 
 export interface BenchCase {
@@ -32,6 +47,7 @@ export interface BenchCase {
   variant: string;
   shape: string;
   dtype: string;
+  device: Device;
   /** Memory that has to move: every input read once, every output written once. */
   bytes: number;
   /** The floor that bounds the op; absent where the data are too small for memory to matter. */
@@ -42,6 +58,7 @@ export interface BenchCase {
 }
 
 export interface CaseOptions {
+  device: Device;
   shapes: readonly VocabShape[];
   dtypes: readonly FloatDType[];
   quick: boolean;

@@ -2,7 +2,7 @@
  * cast between float32 and the 16-bit dtypes, without `out`: every call pays for a new buffer, whose pages the system
  * has to find and clear, and that is a part of what is measured.
  */
-import { cast, type Tensor, type TensorData, tensor } from "fapo-kernels";
+import { cast, type Device, type Tensor, type TensorData, tensor, toDevice } from "fapo-kernels";
 import type { Prepared, VocabShape } from "./case.ts";
 import {
   type BenchCase,
@@ -14,39 +14,45 @@ import {
 } from "./case.ts";
 import { vocabBatch } from "./data.ts";
 import { narrow, widening } from "./half.ts";
+import { read } from "./place.ts";
 import { bytesPer, firstRows, shapeName } from "./vocab.ts";
 
 export const castBench: OpBench = { op: "cast", cases };
 
-function cases({ dtypes, quick }: CaseOptions): BenchCase[] {
+function cases({ dtypes, quick, device }: CaseOptions): BenchCase[] {
   // 64 rows of Qwen 2.5.
   const shape: VocabShape = quick ? [8, 32000] : [64, 151936];
   const half = dtypes.filter((dtype) => dtype !== "float32");
-  return half.flatMap((dtype) => [castCase(shape, "float32", dtype), castCase(shape, dtype, "float32")]);
+  return half.flatMap((dtype) => [
+    castCase(shape, "float32", dtype, device),
+    castCase(shape, dtype, "float32", device),
+  ]);
 }
 
-function castCase(shape: VocabShape, from: FloatDType, to: FloatDType): BenchCase {
+function castCase(shape: VocabShape, from: FloatDType, to: FloatDType, device: Device): BenchCase {
   const [rows, vocab] = shape;
   return {
     op: "cast",
     variant: `to ${to}`,
     shape: shapeName(shape),
     dtype: from,
+    device,
     bytes: rows * vocab * (bytesPer[from] + bytesPer[to]), // every element, read once and written once
     floor: "copy",
-    prepare: () => prepare(shape, from, to),
+    prepare: () => prepare(shape, from, to, device),
   };
 }
 
-function prepare(shape: VocabShape, from: FloatDType, to: FloatDType): Prepared {
-  const { logits, tokenIds } = vocabBatch(shape, from);
+function prepare(shape: VocabShape, from: FloatDType, to: FloatDType, device: Device): Prepared {
+  const { logits, tokenIds } = vocabBatch(shape, from, device);
   const last: { result?: Tensor } = {};
   const call = (): void => {
     last.result = cast(logits, to);
   };
   const some = firstRows(logits, tokenIds);
-  const few = tensor(some.logits, { shape: [some.rows, some.vocab], dtype: from });
-  const theirs: TensorData = to === "float32" ? new Float32Array(few.data.length) : new Uint16Array(few.data.length);
+  const few = toDevice(tensor(some.logits, { shape: [some.rows, some.vocab], dtype: from }), device);
+  const theirs: TensorData =
+    to === "float32" ? new Float32Array(some.logits.length) : new Uint16Array(some.logits.length);
   return {
     call,
     restore() {
@@ -64,7 +70,7 @@ function prepare(shape: VocabShape, from: FloatDType, to: FloatDType): Prepared 
         },
         check() {
           this.call();
-          expectClose("result", cast(few, to).data, theirs, { atol: 0, rtol: 0 });
+          expectClose("result", read(cast(few, to)), theirs, { atol: 0, rtol: 0 });
         },
       },
     ],

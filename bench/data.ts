@@ -6,8 +6,9 @@
  * open and nearly certain, as a language model's do. Token ids are sampled from the softmax of their row, as a policy
  * samples them: the chosen token is then rarely far below the top.
  */
-import { cast, type Tensor, type TensorData, tensor, tokenLogprob } from "fapo-kernels";
+import { cast, type Device, type Tensor, tensor, toDevice, tokenLogprob, zeros } from "fapo-kernels";
 import type { FloatDType, VocabShape } from "./case.ts";
+import { overwrite, read } from "./place.ts";
 
 /** Uniform in [0, 1): mulberry32. */
 export function rng(seed: number): () => number {
@@ -26,6 +27,7 @@ export function normal(random: () => number): () => number {
 }
 
 export interface VocabBatch {
+  /** On the device. */
   logits: Tensor;
   tokenIds: Int32Array;
   /** Undoes what an op in place did to the logits. */
@@ -41,33 +43,43 @@ export interface PolicyBatch {
 }
 
 const candidates = 20;
+/** Of more rows, the first ones come again: a GPU gets more than one would want to wait for. */
+const distinctRows = 2048;
 const poolSize = 1 << 20;
 let pool: Float32Array | undefined;
 
 let wide: { key: string; values: Float32Array; tokenIds: Int32Array } | undefined;
 let current: { key: string; batch: VocabBatch } | undefined;
 
-/** The batch of a shape and dtype; the last one is kept, for cases come in that order. */
-export function vocabBatch(shape: VocabShape, dtype: FloatDType): VocabBatch {
-  const key = `${shape} ${dtype}`;
+/** The batch of a shape, dtype and device; the last one is kept, for cases come in that order. */
+export function vocabBatch(shape: VocabShape, dtype: FloatDType, device: Device): VocabBatch {
+  const key = `${shape} ${dtype} ${device}`;
   if (current?.key === key) {
     current.batch.restore();
     return current.batch;
   }
   current = undefined;
   globalThis.gc?.();
-  const { values, tokenIds } = wideBatch(shape);
-  const rounded = cast(tensor(values, { shape }), dtype);
-  const pristine = dtype === "float32" ? values : (rounded.data.slice() as TensorData);
-  const restore = (): void => rounded.data.set(pristine);
-  current = { key, batch: { logits: rounded, tokenIds, restore } };
-  return current.batch;
+  const [rows, vocab] = shape;
+  const distinct: VocabShape = [Math.min(rows, distinctRows), vocab];
+  const { values, tokenIds } = wideBatch(distinct);
+  const pristine = toDevice(repeated(cast(tensor(values, { shape: distinct }), dtype), rows), device);
+  const logits = cast(pristine, dtype);
+  const restore = (): void => overwrite(logits, pristine);
+  const batch = { logits, tokenIds: new Int32Array(rows).map((_, row) => tokenIds[row % distinctRows]!), restore };
+  current = { key, batch };
+  return batch;
 }
 
 /** Responses of 64 tokens, with advantages of both signs and none of zero: no row may be skipped. */
 export function policyBatch({ logits, tokenIds }: VocabBatch): PolicyBatch {
-  const rows = tokenIds.length;
-  return policyBatchAround(tokenLogprob({ logits, tokenIds }).logprobs.data as Float32Array, Math.min(rows, 64));
+  const { logprobs } = tokenLogprob({ logits, tokenIds });
+  return policyBatchAround(read(logprobs) as Float32Array, Math.min(tokenIds.length, 64));
+}
+
+/** Every other token: as a batch whose prompts or whose padding weigh as much as its responses. */
+export function halfMask(rows: number): Uint8Array {
+  return new Uint8Array(rows).map((_, row) => (row % 2 ? 0 : 1));
 }
 
 /**
@@ -82,6 +94,17 @@ export function policyBatchAround(logprobs: Float32Array, length: number): Polic
     advantages: Float32Array.from({ length: responses }, (_, i) => (i % 2 ? -0.8 : 1.1)),
     cuSeqlens: Int32Array.from({ length: responses + 1 }, (_, i) => Math.min(i * length, logprobs.length)),
   };
+}
+
+/** The rows of a matrix, over and over. */
+function repeated(matrix: Tensor, rows: number): Tensor {
+  const [own, columns] = matrix.shape as [number, number];
+  if (own === rows) return matrix;
+  const all = zeros([rows, columns], { dtype: matrix.dtype });
+  for (let row = 0; row < rows; row += own) {
+    all.data.set(matrix.data.subarray(0, (rows - row) * columns), row * columns);
+  }
+  return all;
 }
 
 function wideBatch(shape: VocabShape): { values: Float32Array; tokenIds: Int32Array } {

@@ -1,29 +1,31 @@
 /** fapoAdvantage on one group, on a step (512 prompts of 16 responses), and on more than a cache holds. */
-import { fapoAdvantage } from "fapo-kernels";
+import { type Device, fapoAdvantage } from "fapo-kernels";
 import * as baseline from "./baseline.ts";
 import { type BenchCase, type CaseOptions, expectClose, type OpBench, type Prepared, plainTypeScript } from "./case.ts";
 import { verdicts } from "./data.ts";
+import { put, read } from "./place.ts";
 import { groupSize, responseCounts } from "./responses.ts";
 
 export const fapoAdvantageBench: OpBench = { op: "fapoAdvantage", cases };
 
-function cases({ quick }: CaseOptions): BenchCase[] {
+function cases({ quick, device }: CaseOptions): BenchCase[] {
   return responseCounts(quick).map((responses) => ({
     op: "fapoAdvantage",
     variant: "",
     shape: `${responses / groupSize}x${groupSize}`,
     dtype: "float32",
+    device,
     // correct and flawed, read; rewards, fapoRewards, valid and advantages, and three per group, written
     bytes: responses * (1 + 1 + 4 + 4 + 1 + 4) + (responses / groupSize) * (4 + 4 + 1),
     ...(responses >= 1 << 20 && { floor: "copy" as const }),
     ...(responses === groupSize && { overhead: true as const }),
-    prepare: () => prepare(responses),
+    prepare: () => prepare(responses, device),
   }));
 }
 
-function prepare(responses: number): Prepared {
+function prepare(responses: number, device: Device): Prepared {
   const { correct, flawed } = verdicts(responses);
-  const options = { correct, flawed, groupSize };
+  const options = { correct: put(correct, device), flawed: put(flawed, device), groupSize };
   const out = fapoAdvantage(options);
   const again = { ...options, out };
   const call = (): void => void fapoAdvantage(again);
@@ -49,9 +51,9 @@ function prepare(responses: number): Prepared {
         check() {
           call();
           this.call();
-          expectClose("rewards", out.rewards.data, rewards, { atol: 0, rtol: 0 });
-          expectClose("advantages", out.advantages.data, advantages, { atol: 1e-6, rtol: 1e-6 });
-          expectClose("zeroVariance", out.zeroVariance.data, zeroVariance, { atol: 0, rtol: 0 });
+          expectClose("rewards", read(out.rewards), rewards, { atol: 0, rtol: 0 });
+          expectClose("advantages", read(out.advantages), advantages, { atol: 1e-6, rtol: 1e-6 });
+          expectClose("zeroVariance", read(out.zeroVariance), zeroVariance, { atol: 0, rtol: 0 });
         },
       },
     ],

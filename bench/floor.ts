@@ -18,7 +18,7 @@ export type FloorKind = "read" | "readWrite" | "copy";
 const kindIds: Record<FloorKind, number> = { read: 0, readWrite: 1, copy: 2 };
 
 // memoryFloor is no op of the public API: it is reached through the module that the package itself uses.
-const { run } = (await import(new URL("../../dist/addon.js", import.meta.url).href)) as Addon;
+const { run } = (await import(new URL("../addon.js", import.meta.url).href)) as Addon;
 
 let source = new Float32Array(0);
 let target = new Float32Array(0);

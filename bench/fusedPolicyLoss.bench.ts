@@ -1,5 +1,5 @@
-/** fusedPolicyLoss, in place and into an `out` that is used again. Logits of real vocabularies; see main.ts. */
-import { type FusedPolicyLossResult, fusedPolicyLoss } from "fapo-kernels";
+/** fusedPolicyLoss, in place and into an `out` that is used again. Logits of real vocabularies; see suite.ts. */
+import { type Device, type FusedPolicyLossResult, fusedPolicyLoss } from "fapo-kernels";
 import * as baseline from "./baseline.ts";
 import type { Peer, Prepared, VocabShape } from "./case.ts";
 import {
@@ -10,56 +10,99 @@ import {
   type OpBench,
   plainTypeScript,
 } from "./case.ts";
-import { policyBatch, type VocabBatch, vocabBatch } from "./data.ts";
-import { bytesPer, checkGradients, firstRows, gradScaleOf, shapeName, tinyShape } from "./vocab.ts";
+import { halfMask, policyBatch, type VocabBatch, vocabBatch } from "./data.ts";
+import { put, read } from "./place.ts";
+import { bytesPer, checkGradients, firstRows, gradScaleOf, manyRows, shapeName, tinyShape } from "./vocab.ts";
 
 export const fusedPolicyLossBench: OpBench = { op: "fusedPolicyLoss", cases };
 
+type Special = "entropy" | "half masked" | "zero advantages";
+
 interface Variant {
   inPlace: boolean;
-  entropyCoef: number;
+  special?: Special;
 }
 
-function cases({ shapes, dtypes }: CaseOptions): BenchCase[] {
+function cases({ shapes, dtypes, device }: CaseOptions): BenchCase[] {
   const all = shapes.flatMap((shape) =>
     dtypes.flatMap((dtype) => [
-      fused(shape, dtype, { inPlace: true, entropyCoef: 0 }),
-      fused(shape, dtype, { inPlace: false, entropyCoef: 0 }),
-      fused(shape, dtype, { inPlace: true, entropyCoef: 0.01 }),
+      fused(shape, dtype, device, { inPlace: true }),
+      fused(shape, dtype, device, { inPlace: false }),
+      fused(shape, dtype, device, { inPlace: true, special: "entropy" }),
+      ...(manyRows(shape)
+        ? [
+            fused(shape, dtype, device, { inPlace: true, special: "half masked" }),
+            fused(shape, dtype, device, { inPlace: true, special: "zero advantages" }),
+          ]
+        : []),
     ]),
   );
-  return [...all, { ...fused(tinyShape, "float32", { inPlace: false, entropyCoef: 0 }), overhead: true }];
+  return [...all, { ...fused(tinyShape, "float32", device, { inPlace: false }), overhead: true }];
 }
 
-function fused(shape: VocabShape, dtype: FloatDType, variant: Variant): BenchCase {
+function fused(shape: VocabShape, dtype: FloatDType, device: Device, variant: Variant): BenchCase {
   const [rows, vocab] = shape;
+  const { inPlace, special } = variant;
+  const counted = special === "half masked" ? Math.ceil(rows / 2) : rows;
   return {
     op: "fusedPolicyLoss",
-    variant: (variant.inPlace ? "in place" : "out") + (variant.entropyCoef ? ", entropy" : ""),
+    variant: (inPlace ? "in place" : "out") + (special ? `, ${special}` : ""),
     shape: shapeName(shape),
     dtype,
-    bytes: 2 * rows * vocab * bytesPer[dtype], // the logits, read once, and their gradient, written once
-    floor: variant.inPlace ? "readWrite" : "copy",
-    prepare: () => prepare(vocabBatch(shape, dtype), dtype, variant),
+    device,
+    bytes: (counted + rows) * vocab * bytesPer[dtype], // the logits of the rows that count, read; all gradients, written
+    floor: inPlace ? "readWrite" : "copy",
+    prepare: () => prepare(vocabBatch(shape, dtype, device), dtype, variant),
   };
 }
 
-function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, entropyCoef }: Variant): Prepared {
+function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Variant): Prepared {
   const { logits, tokenIds } = batch;
+  const { device } = logits;
   const rows = tokenIds.length;
   const gradScale = gradScaleOf(dtype, rows);
   const terms = policyBatch(batch);
-  const some = firstRows(logits, tokenIds);
-  const options = { logits, tokenIds, ...terms, gradScale, inPlace, entropyCoef };
+  if (special === "zero advantages") terms.advantages.fill(0);
+  const mask = special === "half masked" ? halfMask(rows) : undefined;
+  const counted = mask ? Math.ceil(rows / 2) : rows;
+  const some = firstRows(logits, tokenIds, mask);
+  const options = {
+    logits,
+    tokenIds: put(tokenIds, device),
+    oldLogprobs: put(terms.oldLogprobs, device),
+    advantages: put(terms.advantages, device),
+    cuSeqlens: put(terms.cuSeqlens, device),
+    gradScale,
+    inPlace,
+    entropyCoef: special === "entropy" ? 0.01 : 0,
+    ...(mask && { responseMask: put(mask, device) }),
+  };
   const out: FusedPolicyLossResult = fusedPolicyLoss(options);
   const again = { ...options, out };
   const call = (): void => void fusedPolicyLoss(again);
+  const results = (): FusedPolicyLossResult => {
+    batch.restore();
+    call();
+    return out;
+  };
 
-  // In place: a second call would read the gradients that the first one left instead of logits.
-  const restore = inPlace ? { restore: batch.restore } : {};
-  // The baseline has no entropy bonus.
-  const peers = entropyCoef ? [] : [plainPeer()];
-  return { call, ...restore, peers };
+  return {
+    call,
+    // In place: a second call would read the gradients that the first one left instead of logits.
+    ...(inPlace && { restore: batch.restore }),
+    // The baseline has no entropy bonus.
+    peers: special === "entropy" ? [] : [plainPeer()],
+    ...(inPlace && !special && { problem: problem() }),
+  };
+
+  function problem(): NonNullable<Prepared["problem"]> {
+    const { oldLogprobs, cuSeqlens } = terms;
+    const advantages = new Float32Array(rows);
+    terms.advantages.forEach((advantage, i) => {
+      advantages.fill(advantage, cuSeqlens[i], cuSeqlens[i + 1]);
+    });
+    return { kind: "policyLoss", logits, tokenIds, oldLogprobs, advantages, gradScale, results };
+  }
 
   function plainPeer(): Peer {
     const gradLogits = some.logits.slice();
@@ -70,14 +113,13 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, entropyCoef }:
       name: plainTypeScript,
       scale: rows / some.rows,
       // Never in place: that would be no less work, and its input stays fresh.
-      call: () => baseline.fusedPolicyLoss(some, terms, rows, gradScale, gradLogits, logprobs, loss, scratch),
+      call: () => baseline.fusedPolicyLoss(some, terms, counted, gradScale, gradLogits, logprobs, loss, scratch),
       check() {
         this.call();
-        batch.restore();
-        call();
-        expectClose("logprobs", out.logprobs.data, logprobs, { atol: 2e-6, rtol: 2e-6 });
-        checkGradients(out.gradLogits, gradLogits, dtype);
-        if (some.rows === rows) expectClose("loss", [out.loss.item()], [loss.loss], { atol: 1e-6, rtol: 1e-5 });
+        const ours = results();
+        expectClose("logprobs", read(ours.logprobs), logprobs, { atol: 2e-6, rtol: 2e-6 });
+        checkGradients(ours.gradLogits, gradLogits, dtype);
+        if (some.rows === rows) expectClose("loss", [ours.loss.item()], [loss.loss], { atol: 1e-6, rtol: 1e-5 });
         batch.restore();
       },
     };

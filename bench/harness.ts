@@ -3,13 +3,15 @@
  * round), and every ratio is the median of the ratios within a round. On a shared machine the speed of memory swings by
  * half within seconds; what was measured side by side still compares. The floor goes before the op and after it.
  *
- * Wall time is tinybench's. CPU time is taken around the same calls: with one thread it is what the op costs, whatever
- * else runs on the machine, and the ratios are made of it. With more threads they are made of wall time.
+ * With one thread the ratios are made of CPU time, which is what the op costs whatever else runs on the machine; with more
+ * threads, of wall time.
  */
-import { setThreads } from "fapo-kernels";
+import { type Device, setThreads } from "fapo-kernels";
 import { Bench } from "tinybench";
 import type { BenchCase, Peer } from "./case.ts";
 import { type FloorKind, floor } from "./floor.ts";
+import { peakExtraBytes } from "./memory.ts";
+import { type Contender, onHost } from "./sampler.ts";
 
 export interface RoundOptions {
   rounds: number;
@@ -38,7 +40,7 @@ export interface Summary {
 export interface Measurement {
   op: string;
   variant: string;
-  device: "cpu";
+  device: Device;
   shape: string;
   dtype: string;
   threads: number;
@@ -50,6 +52,8 @@ export interface Measurement {
   cpuMs: Summary;
   bytes: number;
   gbPerSecond: number;
+  /** Memory that a call needs at its peak, beyond its inputs and its `out`; absent where the system does not tell. */
+  peakExtraBytes?: number;
   overhead: boolean;
   floor?: FloorResult;
   peers: PeerResult[];
@@ -74,33 +78,29 @@ export interface PeerResult {
   ratio: number;
 }
 
-interface Contender {
-  name: string;
-  call(): void;
-  restore?: (() => void) | undefined;
-}
-
-export function measure(benchCase: BenchCase, threads: number, options: RoundOptions): Measurement {
+export async function measure(benchCase: BenchCase, threads: number, options: RoundOptions): Promise<Measurement> {
   const { call, restore, peers } = benchCase.prepare();
   const kind = benchCase.overhead ? undefined : benchCase.floor;
   setThreads(threads);
   for (const peer of peers) peer.check();
-  const contenders: Contender[] = [{ name: "op", call, restore }];
+  const contenders: Contender[] = [{ name: "op", restore, sample: onHost(call) }];
   if (kind) {
-    const call = floor(kind, benchCase.bytes);
-    contenders.unshift({ name: "floor before", call });
-    contenders.push({ name: "floor after", call });
+    const sample = onHost(floor(kind, benchCase.bytes));
+    contenders.unshift({ name: "floor before", sample });
+    contenders.push({ name: "floor after", sample });
   }
-  contenders.push(...peers);
+  for (const { name, restore, call } of peers) contenders.push({ name, restore, sample: onHost(call) });
 
-  const times = takeTurns(contenders, options);
+  const times = await takeTurns(contenders, options);
   const clock: Clock = threads === 1 ? "cpu" : "wall";
   const op = times.get("op")!;
   const ms = median(op[clock]);
+  restore?.();
+  const peakExtra = peakExtraBytes(call);
   return {
     op: benchCase.op,
     variant: benchCase.variant,
-    device: "cpu",
+    device: benchCase.device,
     shape: benchCase.shape,
     dtype: benchCase.dtype,
     threads,
@@ -110,71 +110,50 @@ export function measure(benchCase: BenchCase, threads: number, options: RoundOpt
     cpuMs: summary(op.cpu),
     bytes: benchCase.bytes,
     gbPerSecond: benchCase.bytes / ms / 1e6,
+    ...(peakExtra !== undefined && { peakExtraBytes: peakExtra }),
     overhead: benchCase.overhead ?? false,
     ...(kind && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
     peers: peers.map((peer) => peerResult(peer, times.get(peer.name)!, op, clock)),
   };
 }
 
-/** Samples per contender, in ms per call; sample i of each is of the same round. */
-export function takeTurns(contenders: readonly Contender[], options: RoundOptions): Map<string, Times> {
-  const bench = new Bench({ iterations: 1, time: 0, warmup: false, retainSamples: true, throws: true });
+/** Samples per contender; sample i of each is of the same round. */
+export async function takeTurns(contenders: readonly Contender[], options: RoundOptions): Promise<Map<string, Times>> {
+  const bench = new Bench({ iterations: 1, time: 0, warmup: false, throws: true });
   const times = new Map<string, Times>();
-  const calls = new Map<string, number>();
-  for (const { name, call, restore } of contenders) {
-    const repeats = callsPerSample(call, restore, options);
-    calls.set(name, repeats);
+  for (const contender of contenders) {
+    const { name, restore, sample } = contender;
+    const repeats = await callsPerSample(contender, options);
     const samples: Times = { wall: [], cpu: [] };
     times.set(name, samples);
-    let before = cpuUsage();
-    bench.add(
-      name,
-      () => {
-        for (let i = 0; i < repeats; i++) call();
-      },
-      {
-        async: false,
-        beforeEach() {
-          restore?.();
-          before = cpuUsage();
-        },
-        afterEach() {
-          const { user, system } = cpuUsage(before);
-          samples.cpu.push((user + system) / 1e3 / repeats);
-        },
-      },
-    );
+    const timed = async (): Promise<{ overriddenDuration: number }> => {
+      const { wall, cpu } = await sample(repeats);
+      samples.wall.push(wall);
+      samples.cpu.push(cpu);
+      return { overriddenDuration: wall };
+    };
+    bench.add(name, timed, { async: true, ...(restore && { beforeEach: restore }) });
   }
 
   globalThis.gc?.();
   const end = performance.now() + options.maxSeconds * 1e3;
   for (let round = 0; round < options.rounds && (round < 5 || performance.now() < end); round++) {
     bench.reset();
-    for (const { name, result } of bench.runSync()) {
-      if (result.state !== "completed") throw new Error(`${name}: ${result.state}`);
-      times.get(name)!.wall.push(result.latency.samples![0]! / calls.get(name)!);
-    }
+    await bench.run();
   }
   return times;
 }
 
-/** Of this thread, where Node can tell; else of the process, with the compiler's threads. */
-const cpuUsage: typeof process.cpuUsage =
-  (process as { threadCpuUsage?: typeof process.cpuUsage }).threadCpuUsage?.bind(process) ?? process.cpuUsage;
-
 /** Warms up as well. Where inputs must be restored before every call, a sample is one call. */
-function callsPerSample(
-  call: () => void,
-  restore: (() => void) | undefined,
+async function callsPerSample(
+  { restore, sample }: Contender,
   { minSampleMs, warmupMs }: RoundOptions,
-): number {
+): Promise<number> {
   const start = performance.now();
   let fastest = Number.POSITIVE_INFINITY;
   for (let calls = 0; calls < 2 || performance.now() < start + warmupMs; calls++) {
     restore?.();
-    const before = performance.now();
-    call();
-    fastest = Math.min(fastest, performance.now() - before);
+    fastest = Math.min(fastest, (await sample(1)).wall);
   }
   return restore ? 1 : Math.max(1, Math.ceil(minSampleMs / Math.max(fastest, 1e-3)));
 }

@@ -1,17 +1,19 @@
-/** `npm run bench`: every op, on shapes of real models, beside the memory floor and plain TypeScript. */
+/** `npx fapo-kernels bench`: every op, on shapes of real models, beside the memory floor and plain TypeScript. */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { devices } from "fapo-kernels";
+import { actionBenchmark } from "./action.ts";
 import { type BenchCase, type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
 import { type Measurement, measure, type RoundOptions } from "./harness.ts";
-import { defaultFile, header, makeReport, row, writeReport } from "./report.ts";
+import { defaultFile, defaultFileOf, header, makeReport, row, shown, title, writeJson } from "./report.ts";
 import { ops, quickShapes, shapes } from "./suite.ts";
-import { writeTables } from "./table.ts";
 
 const full: RoundOptions = { rounds: 21, maxSeconds: 8, minSampleMs: 5, warmupMs: 200 };
 const quick: RoundOptions = { rounds: 3, maxSeconds: 1, minSampleMs: 0.5, warmupMs: 10 };
 
-const help = `npm run bench -- [options]
+const help = `Usage: fapo-kernels bench [options]
 
   --ops a,b         ${ops.map(({ op }) => op).join(", ")}
   --shapes NxV,…    logits of N rows and a vocabulary of V (default ${shapes.map((shape) => shape.join("x")).join(",")})
@@ -20,13 +22,17 @@ const help = `npm run bench -- [options]
   --filter text     only cases with this text in "op (variant) shape dtype"
   --rounds n        how often floor, op and peers take turns (default ${full.rounds})
   --quick           small and short, to see that it works; its numbers mean little
-  --json [file]     also write a report (default bench/results/<date>-<cpu>-<isa>.json)
-  --table           make the tables of docs/performance.md from bench/results, and measure nothing
+  --json [file]     also write a report (default ${shown(defaultFile("<date>", "<cpu>", "<isa>"))})
+  --github-action-benchmark file
+                    also write what github-action-benchmark reads as customSmallerIsBetter
   --help
 
-The environment variable FAPO_ISA (baseline, avx2, avx512) asks for a lesser instruction set.`;
+Every op is timed beside the memory floor of this machine and a plain TypeScript loop.
+The environment variable FAPO_ISA (baseline, avx2, avx512) asks for a lesser instruction set.
+`;
 
-function main(argv: readonly string[]): void {
+/** The command `fapo-kernels bench`; returns its exit code. Throws what is wrong with the arguments. */
+export async function bench(argv: readonly string[]): Promise<number> {
   const { values } = parseArgs({
     args: withJsonDefault(argv),
     options: {
@@ -37,18 +43,14 @@ function main(argv: readonly string[]): void {
       filter: { type: "string" },
       rounds: { type: "string" },
       json: { type: "string" },
+      "github-action-benchmark": { type: "string" },
       quick: { type: "boolean", default: false },
-      table: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
   });
   if (values.help) {
-    console.log(help);
-    return;
-  }
-  if (values.table) {
-    console.log(`docs/performance.md: tables of ${writeTables().join(", ") || "no file"}`);
-    return;
+    process.stdout.write(help);
+    return 0;
   }
 
   const names = list("ops", values.ops, (name) => ops.some(({ op }) => op === name));
@@ -57,6 +59,7 @@ function main(argv: readonly string[]): void {
     shapes: list("shapes", values.shapes, (text) => /^[1-9]\d*x[1-9]\d*$/.test(text))?.map(vocabShape),
     dtypes: (dtypes as FloatDType[] | undefined) ?? floatDTypes,
     quick: values.quick,
+    device: "cpu" as const,
   };
   const options = { ...wanted, shapes: wanted.shapes ?? (values.quick ? quickShapes : shapes) };
   const count = (text: string): boolean => /^[1-9]\d*$/.test(text);
@@ -68,6 +71,7 @@ function main(argv: readonly string[]): void {
   const chosen = cases.filter((one) => title(one).includes(values.filter ?? ""));
   if (chosen.length === 0) throw new Error("no benchmark matches");
 
+  exposeGc();
   const { isa } = devices().cpu;
   console.log(`${isa}, Node ${process.versions.node}; ms of one call: CPU time with one thread, wall time with more\n`);
   console.log(header());
@@ -76,18 +80,36 @@ function main(argv: readonly string[]): void {
     for (const n of threads) {
       // A call too small to be shared among threads is the same with any number of them.
       if (one.overhead && n !== threads[0]) continue;
-      const result = measure(one, n, roundOptions);
+      const result = await measure(one, n, roundOptions);
       results.push(result);
       console.log(row(result, isa));
     }
   }
 
-  if (values.json === undefined) return;
-  const command = ["npm run bench", ...(argv.length > 0 ? ["--", ...argv] : [])].join(" ");
-  const report = makeReport(results, command, values.quick);
-  const file = values.json || defaultFile(report);
-  writeReport(report, file);
-  console.log(`\nwritten: ${file}`);
+  const report = makeReport(results, commandLine(argv), values.quick);
+  const write = (file: string, content: unknown): void => {
+    writeJson(file, content);
+    console.log(`written: ${shown(file)}`);
+  };
+  if (values.json !== undefined) write(values.json || defaultFileOf(report), report);
+  const action = values["github-action-benchmark"];
+  if (action !== undefined) write(action, actionBenchmark(report));
+  return 0;
+}
+
+/** Garbage is collected between cases, not within them. */
+function exposeGc(): void {
+  if (globalThis.gc) return;
+  setFlagsFromString("--expose-gc");
+  globalThis.gc = runInNewContext("gc") as NonNullable<typeof globalThis.gc>;
+}
+
+/** What someone has to type for the same run. */
+function commandLine(argv: readonly string[]): string {
+  const isa = process.env.FAPO_ISA;
+  const npm = process.env.npm_lifecycle_event === "bench";
+  const start = npm ? ["npm run bench", ...(argv.length > 0 ? ["--"] : [])] : ["npx fapo-kernels bench"];
+  return [...(isa ? [`FAPO_ISA=${isa}`] : []), ...start, ...argv].join(" ");
 }
 
 /** Cases on the same logits one after the other: they are made once, and only one batch is held. */
@@ -98,10 +120,6 @@ function inOrderOfData(cases: readonly BenchCase[]): BenchCase[] {
     groups.set(key, [...(groups.get(key) ?? []), one]);
   }
   return [...groups.values()].flat();
-}
-
-function title({ op, variant, shape, dtype }: BenchCase): string {
-  return `${op}${variant && ` (${variant})`} ${shape} ${dtype}`;
 }
 
 function vocabShape(text: string): VocabShape {
@@ -119,11 +137,4 @@ function list(flag: string, text: string | undefined, accepts: (item: string) =>
 /** parseArgs has no optional values: a bare --json becomes --json= */
 function withJsonDefault(argv: readonly string[]): string[] {
   return argv.map((arg, i) => (arg === "--json" && (argv[i + 1] ?? "--").startsWith("--") ? "--json=" : arg));
-}
-
-try {
-  main(process.argv.slice(2));
-} catch (error) {
-  console.error(error instanceof Error ? error.message : error);
-  process.exitCode = 1;
 }

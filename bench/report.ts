@@ -1,16 +1,18 @@
 /** What a run leaves behind: lines on the terminal, and a JSON file that says where and how they came about. */
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { devices } from "fapo-kernels";
 import { leastShare } from "./bars.ts";
-import { plainTypeScript } from "./case.ts";
+import { type BenchCase, plainTypeScript } from "./case.ts";
 import type { Measurement } from "./harness.ts";
 
-/** The root of the package, seen from build-ts/bench. */
+/** The root of the package, seen from dist/bench. */
 export const root: string = join(fileURLToPath(import.meta.url), "../../..");
+/** Whether this is the repository, and no installed package that some other repository may be around. */
+export const repository: boolean = existsSync(join(root, ".git"));
 
 export interface Report {
   schema: 1;
@@ -37,7 +39,7 @@ const notes: readonly string[] = [
 
 export function makeReport(results: readonly Measurement[], command: string, quick: boolean): Report {
   const isa = devices().cpu.isa;
-  const commit = git("rev-parse", "HEAD");
+  const commit = repository ? git("rev-parse", "HEAD") : null;
   return {
     schema: 1,
     date: new Date().toISOString(),
@@ -52,10 +54,10 @@ export function makeReport(results: readonly Measurement[], command: string, qui
       isa,
     },
     versions: {
-      "fapo-kernels": version("package.json"),
+      "fapo-kernels": version(join(root, "package.json")),
       node: process.versions.node,
       v8: process.versions.v8,
-      tinybench: version("node_modules/tinybench/package.json"),
+      tinybench: version(fileURLToPath(new URL("../package.json", import.meta.resolve("tinybench")))),
     },
     commit,
     dirty: commit !== null && git("status", "--porcelain", "--untracked-files=no") !== "",
@@ -67,20 +69,36 @@ export function makeReport(results: readonly Measurement[], command: string, qui
   };
 }
 
-/** Where a report goes when no file is named. */
-export function defaultFile({ machine, date }: Report): string {
+/** Where a report goes when no file is named: among the results of this repository, or where it was asked for. */
+export function defaultFile(date: string, cpu: string, isa: string): string {
+  return repository ? join(root, `bench/results/${date}-${cpu}-${isa}.json`) : `bench-${date}-${cpu}-${isa}.json`;
+}
+
+export function defaultFileOf({ machine, date }: Report): string {
   const cpu = machine.cpu
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, "-")
     .replaceAll(/^-|-$/g, "");
-  return `${root}/bench/results/${date.slice(0, 10)}-${cpu}-${machine.isa}.json`;
+  return defaultFile(date.slice(0, 10), cpu, machine.isa);
 }
 
-export function writeReport(report: Report, file: string): void {
-  mkdirSync(dirname(file), { recursive: true });
+/** A path as short as it can be said from here. */
+export function shown(file: string): string {
+  const short = relative(process.cwd(), file);
+  return short.startsWith("..") ? file : short;
+}
+
+/** With five digits of every fraction: what lies beyond was not measured. */
+export function writeJson(file: string, content: unknown): void {
+  mkdirSync(dirname(resolve(file)), { recursive: true });
   const round = (_: string, value: unknown): unknown =>
     typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value;
-  writeFileSync(file, `${JSON.stringify(report, round, 2)}\n`);
+  writeFileSync(file, `${JSON.stringify(content, round, 2)}\n`);
+}
+
+/** A case in words. */
+export function title({ op, variant, shape, dtype }: Pick<BenchCase, "op" | "variant" | "shape" | "dtype">): string {
+  return `${op}${variant && ` (${variant})`} ${shape} ${dtype}`;
 }
 
 // ---- lines
@@ -94,6 +112,7 @@ const columns = [
   ["GB/s", -6],
   ["of floor", -8],
   ["bar", -5],
+  ["extra MB", -8],
   ["x plain TS", -10],
 ] as const;
 
@@ -102,7 +121,7 @@ export function header(): string {
 }
 
 export function row(result: Measurement, isa: string): string {
-  const { op, variant, shape, dtype, threads, clock, gbPerSecond, floor } = result;
+  const { op, variant, shape, dtype, threads, clock, gbPerSecond, floor, peakExtraBytes } = result;
   const ms = (clock === "cpu" ? result.cpuMs : result.wallMs).median;
   const peer = result.peers.find(({ name }) => name === plainTypeScript);
   const least = leastShare(result, isa);
@@ -115,6 +134,7 @@ export function row(result: Measurement, isa: string): string {
     result.overhead ? "" : gbPerSecond.toFixed(1),
     floor ? percent(floor.share) : "",
     least === undefined ? "" : percent(least),
+    peakExtraBytes === undefined ? "" : (peakExtraBytes / 1e6).toFixed(1),
     peer ? peer.ratio.toPrecision(3) : "",
   ]);
 }
@@ -138,7 +158,7 @@ function line(cells: readonly string[]): string {
 
 function version(file: string): string {
   try {
-    return (JSON.parse(readFileSync(`${root}/${file}`, "utf8")) as { version: string }).version;
+    return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
   } catch {
     return "unknown";
   }

@@ -24,6 +24,8 @@ export const shapes: readonly VocabShape[] = [
   [512, 128256],
   [2048, 32000],
   [8, 151936],
+  [4, 151936],
+  [2, 151936],
   [1, 151936],
 ];
 export const quickShapes: readonly VocabShape[] = [

@@ -1,5 +1,12 @@
-/** tokenLogprob, forward and backward. Logits of real vocabularies; see main.ts for the shapes. */
-import { type Tensor, type TokenLogprobBackwardResult, tokenLogprob, tokenLogprobBackward, zeros } from "fapo-kernels";
+/** tokenLogprob, forward and backward. Logits of real vocabularies; see suite.ts for the shapes. */
+import {
+  type Device,
+  type Tensor,
+  type TokenLogprobBackwardResult,
+  tokenLogprob,
+  tokenLogprobBackward,
+  zeros,
+} from "fapo-kernels";
 import * as baseline from "./baseline.ts";
 import type { Peer, Prepared, VocabShape } from "./case.ts";
 import {
@@ -10,101 +17,133 @@ import {
   type OpBench,
   plainTypeScript,
 } from "./case.ts";
-import { type VocabBatch, vocabBatch } from "./data.ts";
-import { baselineRows, bytesPer, checkGradients, firstRows, gradScaleOf, shapeName, tinyShape } from "./vocab.ts";
+import { halfMask, type VocabBatch, vocabBatch } from "./data.ts";
+import { put, read } from "./place.ts";
+import {
+  baselineRows,
+  bytesPer,
+  checkGradients,
+  firstRows,
+  gradScaleOf,
+  manyRows,
+  shapeName,
+  tinyShape,
+} from "./vocab.ts";
 
 export const tokenLogprobBench: OpBench = { op: "tokenLogprob", cases };
 
-function cases({ shapes, dtypes }: CaseOptions): BenchCase[] {
+type Variant = "" | "entropy" | "half masked";
+
+function cases({ shapes, dtypes, device }: CaseOptions): BenchCase[] {
   const all = shapes.flatMap((shape) =>
     dtypes.flatMap((dtype) => [
-      forward(shape, dtype, false),
-      forward(shape, dtype, true),
-      backward(shape, dtype, false),
-      backward(shape, dtype, true),
+      forward(shape, dtype, device, ""),
+      forward(shape, dtype, device, "entropy"),
+      ...(manyRows(shape) ? [forward(shape, dtype, device, "half masked")] : []),
+      backward(shape, dtype, device, false),
+      backward(shape, dtype, device, true),
     ]),
   );
-  return [...all, { ...forward(tinyShape, "float32", false), overhead: true }];
+  return [...all, { ...forward(tinyShape, "float32", device, ""), overhead: true }];
 }
 
-function forward(shape: VocabShape, dtype: FloatDType, entropy: boolean): BenchCase {
+function forward(shape: VocabShape, dtype: FloatDType, device: Device, variant: Variant): BenchCase {
   const [rows, vocab] = shape;
+  const counted = variant === "half masked" ? Math.ceil(rows / 2) : rows;
   return {
     op: "tokenLogprob",
-    variant: entropy ? "entropy" : "",
+    variant,
     shape: shapeName(shape),
     dtype,
-    bytes: rows * vocab * bytesPer[dtype], // the logits, read once
+    device,
+    bytes: counted * vocab * bytesPer[dtype], // the logits of the rows that count, read once
     floor: "read",
-    prepare: () => prepareForward(vocabBatch(shape, dtype), entropy),
+    prepare: () => prepareForward(vocabBatch(shape, dtype, device), variant),
   };
 }
 
-function prepareForward({ logits, tokenIds }: VocabBatch, entropy: boolean): Prepared {
-  const options = { logits, tokenIds, entropy };
+function prepareForward({ logits, tokenIds }: VocabBatch, variant: Variant): Prepared {
+  const rows = tokenIds.length;
+  const { device } = logits;
+  const entropy = variant === "entropy";
+  const mask = variant === "half masked" ? halfMask(rows) : undefined;
+  const options = {
+    logits,
+    tokenIds: put(tokenIds, device),
+    entropy,
+    ...(mask && { responseMask: put(mask, device) }),
+  };
   const out = tokenLogprob(options);
   const again = { ...options, out };
   const call = (): void => void tokenLogprob(again);
-  const some = firstRows(logits, tokenIds);
+  const some = firstRows(logits, tokenIds, mask);
   const theirs = baseline.rowOutputs(some.rows);
   const scratch = new Float32Array(some.vocab);
   const peer: Peer = {
     name: plainTypeScript,
-    scale: tokenIds.length / some.rows,
+    scale: rows / some.rows,
     call: () => baseline.tokenLogprob(some, entropy, theirs, scratch),
     check() {
       call();
       this.call();
-      expectClose("logprobs", out.logprobs.data, theirs.logprobs, { atol: 2e-6, rtol: 2e-6 });
-      expectClose("lse", out.lse.data, theirs.lse, { atol: 2e-6, rtol: 2e-6 });
-      if (out.entropy) expectClose("entropy", out.entropy.data, theirs.entropy, { atol: 2e-5, rtol: 2e-6 });
+      expectClose("logprobs", read(out.logprobs), theirs.logprobs, { atol: 2e-6, rtol: 2e-6 });
+      expectClose("lse", read(out.lse), theirs.lse, { atol: 2e-6, rtol: 2e-6 });
+      if (out.entropy) expectClose("entropy", read(out.entropy), theirs.entropy, { atol: 2e-5, rtol: 2e-6 });
     },
   };
-  return { call, peers: [peer] };
+  const results = (): typeof out => {
+    call();
+    return out;
+  };
+  const problem = variant === "" && { problem: { kind: "tokenLogprob" as const, logits, tokenIds, results } };
+  return { call, peers: [peer], ...problem };
 }
 
-function backward(shape: VocabShape, dtype: FloatDType, inPlace: boolean): BenchCase {
+function backward(shape: VocabShape, dtype: FloatDType, device: Device, inPlace: boolean): BenchCase {
   const [rows, vocab] = shape;
   return {
     op: "tokenLogprobBackward",
     variant: inPlace ? "in place" : "out",
     shape: shapeName(shape),
     dtype,
+    device,
     bytes: 2 * rows * vocab * bytesPer[dtype], // the logits, read once, and their gradient, written once
     floor: inPlace ? "readWrite" : "copy",
-    prepare: () => prepareBackward(vocabBatch(shape, dtype), dtype, inPlace),
+    prepare: () => prepareBackward(vocabBatch(shape, dtype, device), dtype, inPlace),
   };
 }
 
 function prepareBackward(batch: VocabBatch, dtype: FloatDType, inPlace: boolean): Prepared {
-  const { logits, tokenIds } = batch;
-  const rows = tokenIds.length;
+  const { logits, tokenIds: ids, restore } = batch;
+  const { device } = logits;
+  const rows = ids.length;
+  const tokenIds = put(ids, device);
   const { logprobs, lse } = tokenLogprob({ logits, tokenIds });
   // As after a loss with token-mean: of both signs, none zero.
-  const gradLogprobs = new Float32Array(rows).map((_, i) => (i % 2 ? 0.8 : -1.1) / rows);
+  const grads = new Float32Array(rows).map((_, i) => (i % 2 ? 0.8 : -1.1) / rows);
   const gradScale = gradScaleOf(dtype, rows);
-  const options = { logits, tokenIds, logprobs, lse, gradLogprobs, gradScale, inPlace };
-  const gradLogits: Tensor = inPlace ? logits : zeros(logits.shape, { dtype });
+  const options = { logits, tokenIds, logprobs, lse, gradLogprobs: put(grads, device), gradScale, inPlace };
+  const gradLogits: Tensor = inPlace ? logits : zeros(logits.shape, { dtype, device });
   const out: TokenLogprobBackwardResult = { gradLogits };
   const again = { ...options, out };
   const call = (): void => void tokenLogprobBackward(again);
 
-  const some = firstRows(logits, tokenIds);
+  const some = firstRows(logits, ids);
   const theirs = some.logits.slice();
   const scratch = new Float32Array(some.vocab);
-  const lseData = lse.data as Float32Array;
+  const lseData = read(lse) as Float32Array;
   const peer: Peer = {
     name: plainTypeScript,
     scale: rows / baselineRows(rows),
     // Never in place: that would be no less work, and its input stays fresh.
-    call: () => baseline.tokenLogprobBackward(some, lseData, gradLogprobs, gradScale, theirs, scratch),
+    call: () => baseline.tokenLogprobBackward(some, lseData, grads, gradScale, theirs, scratch),
     check() {
       this.call();
-      batch.restore();
+      restore();
       call();
       checkGradients(gradLogits, theirs, dtype);
-      batch.restore();
+      restore();
     },
   };
-  return { call, ...(inPlace && { restore: batch.restore }), peers: [peer] };
+  return { call, ...(inPlace && { restore }), peers: [peer] };
 }

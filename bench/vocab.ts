@@ -3,6 +3,7 @@ import type { Tensor, TensorData } from "fapo-kernels";
 import type { Rows } from "./baseline.ts";
 import { expectClose, type FloatDType, type VocabShape } from "./case.ts";
 import { widening } from "./half.ts";
+import { read } from "./place.ts";
 
 export const bytesPer: Record<FloatDType, number> = { float32: 4, bfloat16: 2, float16: 2 };
 
@@ -11,6 +12,11 @@ export const tinyShape: VocabShape = [1, 16];
 
 export function shapeName([rows, vocab]: VocabShape): string {
   return `${rows}x${vocab}`;
+}
+
+/** Where half of the rows is still a batch. */
+export function manyRows([rows]: VocabShape): boolean {
+  return rows >= 16;
 }
 
 /**
@@ -27,10 +33,11 @@ export function baselineRows(rows: number): number {
 }
 
 /** A copy of the first rows, for the baseline: an op in place must not take them away. */
-export function firstRows(logits: Tensor, tokenIds: Int32Array): Rows & { dtype: FloatDType } {
+export function firstRows(logits: Tensor, tokenIds: Int32Array, mask?: Uint8Array): Rows {
   const vocab = logits.shape[1]!;
   const rows = baselineRows(tokenIds.length);
-  return { logits: logits.data.slice(0, rows * vocab), dtype: logits.dtype as FloatDType, rows, vocab, tokenIds };
+  const own = read(logits).slice(0, rows * vocab);
+  return { logits: own, dtype: logits.dtype as FloatDType, rows, vocab, tokenIds, ...(mask && { mask }) };
 }
 
 /** Within rounding to the dtype, which may fall either way where the two differ in float32 already. */
@@ -39,5 +46,5 @@ export function checkGradients(actual: Tensor, expected: TensorData, dtype: Floa
     dtype === "float32" ? data : Float32Array.from(data, (bits) => widening(dtype)[bits]!);
   const rtol = { float32: 2e-5, bfloat16: 2 ** -7, float16: 2 ** -10 }[dtype];
   const atol = dtype === "float16" ? 2 ** -24 : 1e-11;
-  expectClose("gradLogits", wide(actual.data.subarray(0, expected.length)), wide(expected), { atol, rtol });
+  expectClose("gradLogits", wide(read(actual).subarray(0, expected.length)), wide(expected), { atol, rtol });
 }

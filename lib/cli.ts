@@ -7,10 +7,22 @@ import { describe } from "./check.ts";
 
 interface Command {
   readonly summary: string;
+  /** It prints its own help. */
+  readonly helps?: true;
   run(args: readonly string[]): Promise<number> | number;
 }
 
 const commands: Readonly<Record<string, Command>> = {
+  bench: {
+    summary: "time every op beside the memory floor of this machine; JSON, also for github-action-benchmark",
+    helps: true,
+    run: async (args) => {
+      // A project of its own: it uses this package as its users do.
+      const main = new URL("./bench/main.js", import.meta.url).href;
+      const { bench } = (await import(main)) as { bench(argv: readonly string[]): Promise<number> };
+      return bench(args);
+    },
+  },
   build: {
     summary: "build the native kernels from source (CMake 3.25, a C++20 compiler), where no prebuilt file fits",
     run: (args) => {
@@ -28,6 +40,7 @@ const commands: Readonly<Record<string, Command>> = {
   },
   "genrm-eval": {
     summary: "how good a judge is: FlawedPositiveBench and ProcessBench, from a file of outputs or from servers",
+    helps: true,
     run: async (args) => (await import("./genrm/cli.ts")).genrmEval([...args]),
   },
 };
@@ -52,7 +65,7 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
     process.stderr.write(`fapo-kernels: no command ${describe(name)}\n\n${help()}`);
     return 2;
   }
-  if (name !== "genrm-eval" && args.some((arg) => arg === "--help" || arg === "-h")) {
+  if (!command.helps && args.some((arg) => arg === "--help" || arg === "-h")) {
     process.stdout.write(`Usage: fapo-kernels ${name}\n\n${command.summary}\n`);
     return 0;
   }

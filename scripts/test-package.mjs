@@ -2,7 +2,7 @@
 // scripts off, and computes from ESM, from CommonJS and in a worker, with no compiler on PATH.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -110,6 +110,17 @@ try {
       "module",
       'import { GenRM } from "fapo-kernels/genrm"; if (typeof GenRM !== "function") throw new Error("no GenRM");',
     );
+  });
+  step("the benchmarks run, as in the CI of another project", () => {
+    const cli = path.join(app, "node_modules/fapo-kernels/dist/cli.js");
+    const bench = (...args) => run(process.execPath, [cli, "bench", ...args], bare);
+    assert.match(bench("--help"), /--github-action-benchmark/);
+    const output = ["--json", "report.json", "--github-action-benchmark", "action.json"];
+    bench("--quick", "--ops", "tokenLogprob,fapoAdvantage", "--shapes", "8x2000", "--threads", "1", ...output);
+    const load = (name) => JSON.parse(readFileSync(path.join(app, name), "utf8"));
+    const { results, commit, versions } = load("report.json");
+    assert.ok(results.length > 10 && commit === null && versions.tinybench !== "unknown");
+    assert.ok(load("action.json").every(({ name, unit, value }) => name && unit && Number.isFinite(value)));
   });
   step("types resolve for ESM and for CommonJS", () => {
     writeFileSync(

@@ -6,19 +6,23 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import * as api from "fapo-kernels";
 import { policyLoss, tokenLogprob } from "fapo-kernels";
-import { leastShare } from "../bench/bars.ts";
-import { expectClose, floatDTypes } from "../bench/case.ts";
-import { policyBatch, vocabBatch } from "../bench/data.ts";
-import { takeTurns } from "../bench/harness.ts";
-import type { Report } from "../bench/report.ts";
-import { ops } from "../bench/suite.ts";
-import { section } from "../bench/table.ts";
+import type { ActionEntry } from "#bench/action.js";
+import { leastShare } from "#bench/bars.js";
+import { expectClose, floatDTypes } from "#bench/case.js";
+import { policyBatch, vocabBatch } from "#bench/data.js";
+import { section } from "#bench/docs/table.js";
+import { takeTurns } from "#bench/harness.js";
+import { peakExtraBytes } from "#bench/memory.js";
+import type { Report } from "#bench/report.js";
+import { onHost } from "#bench/sampler.js";
+import { ops } from "#bench/suite.js";
 
-const main = fileURLToPath(new URL("../bench/main.js", import.meta.url));
+const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
 function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, ["--expose-gc", main, ...args], { encoding: "utf8", timeout: 120_000 });
+  return spawnSync(process.execPath, [cli, "bench", ...args], { encoding: "utf8", timeout: 120_000 });
 }
 
 test("plain TypeScript and the op agree, for every benchmark that has both", () => {
@@ -27,7 +31,7 @@ test("plain TypeScript and the op agree, for every benchmark that has both", () 
     [5, 1003],
     [2, 1003],
   ] as const;
-  const cases = ops.flatMap((op) => op.cases({ shapes, dtypes: floatDTypes, quick: true }));
+  const cases = ops.flatMap((op) => op.cases({ shapes, dtypes: floatDTypes, quick: true, device: "cpu" }));
   const checked = new Set<string>();
   for (const one of cases) {
     const { peers } = one.prepare();
@@ -36,8 +40,32 @@ test("plain TypeScript and the op agree, for every benchmark that has both", () 
       checked.add(one.op);
     }
   }
-  const all = ["cast", "fapoAdvantage", "fapoPenalty", "fusedPolicyLoss", "groupAdvantage", "policyLoss"];
-  assert.deepEqual([...checked].sort(), [...all, "tokenLogprob", "tokenLogprobBackward"]);
+  assert.deepEqual([...checked].sort(), entryPoints());
+});
+
+/** Every function that the native ops have in the public API: what is exported by both of lib/ops/x.ts and lib/index.ts. */
+function entryPoints(): string[] {
+  const read = (file: string): string => readFileSync(new URL(`../../${file}`, import.meta.url), "utf8");
+  const ops = read("CMakeLists.txt")
+    .match(/set\(OPS ([a-z_ ]+)\)/)![1]!
+    .split(" ");
+  const names = ops.flatMap((op) => {
+    const camel = op.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+    return [...read(`lib/ops/${camel}.ts`).matchAll(/^export function (\w+)/gm)].map(([, name]) => name!);
+  });
+  return names.filter((name) => name in api).sort();
+}
+
+test("masked rows and rows without a gradient have benchmarks, and masked rows do not count as bytes", () => {
+  const bytes = new Map<string, number>();
+  for (const { cases } of ops) {
+    for (const one of cases({ shapes: [[32, 1000]], dtypes: ["bfloat16"], quick: true, device: "cpu" })) {
+      if (one.shape === "32x1000") bytes.set(`${one.op} ${one.variant}`, one.bytes);
+    }
+  }
+  assert.equal(bytes.get("tokenLogprob half masked"), 16 * 1000 * 2);
+  assert.equal(bytes.get("fusedPolicyLoss in place, half masked"), (16 + 32) * 1000 * 2);
+  assert.equal(bytes.get("fusedPolicyLoss in place, zero advantages"), 2 * 32 * 1000 * 2);
 });
 
 test("a wrong result is not timed", () => {
@@ -46,7 +74,7 @@ test("a wrong result is not timed", () => {
 });
 
 test("token ids are sampled from the softmax, and no row is clipped", () => {
-  const batch = vocabBatch([2000, 400], "float32");
+  const batch = vocabBatch([2000, 400], "float32", "cpu");
   const { logits, tokenIds } = batch;
   const { logprobs, entropy } = tokenLogprob({ logits, tokenIds, entropy: true });
   const mean = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0) / values.length;
@@ -61,7 +89,7 @@ test("token ids are sampled from the softmax, and no row is clipped", () => {
 
 test("logits are restored to the bit", () => {
   for (const dtype of floatDTypes) {
-    const { logits, restore } = vocabBatch([3, 100], dtype);
+    const { logits, restore } = vocabBatch([3, 100], dtype, "cpu");
     const before = logits.data.slice();
     logits.data.fill(0);
     restore();
@@ -69,14 +97,14 @@ test("logits are restored to the bit", () => {
   }
 });
 
-test("contenders take turns, and are restored before every call that is timed", () => {
+test("contenders take turns, and are restored before every call that is timed", async () => {
   const log: string[] = [];
   const contenders = ["a", "b"].map((name) => ({
     name,
-    call: () => void log.push(name),
+    sample: onHost(() => void log.push(name)),
     restore: () => void log.push(`restore ${name}`),
   }));
-  const times = takeTurns(contenders, { rounds: 7, maxSeconds: 60, minSampleMs: 0, warmupMs: 0 });
+  const times = await takeTurns(contenders, { rounds: 7, maxSeconds: 60, minSampleMs: 0, warmupMs: 0 });
   const round = ["restore a", "a", "restore b", "b"];
   assert.deepEqual(log.slice(-7 * round.length), Array(7).fill(round).flat());
   for (const { wall, cpu } of times.values()) assert.deepEqual([wall.length, cpu.length], [7, 7]);
@@ -86,7 +114,9 @@ test("a quick run prints every op and writes a report with every field", () => {
   const folder = mkdtempSync(join(tmpdir(), "fapo-bench-"));
   try {
     const file = join(folder, "report.json");
-    const { status, stdout, stderr } = bench("--quick", "--shapes", "8x2000", "--threads", "1", "--json", file);
+    const action = join(folder, "action.json");
+    const flags = ["--quick", "--shapes", "8x2000", "--threads", "1"];
+    const { status, stdout, stderr } = bench(...flags, "--json", file, "--github-action-benchmark", action);
     assert.equal(status, 0, stderr);
     for (const { op } of ops) assert.match(stdout, new RegExp(`^${op}`, "m"));
 
@@ -94,7 +124,7 @@ test("a quick run prints every op and writes a report with every field", () => {
     assert.equal(report.schema, 1);
     assert.equal(report.quick, true);
     assert.match(report.date, /^\d{4}-\d\d-\d\dT/);
-    assert.match(report.command, /^npm run bench -- --quick/);
+    assert.match(report.command, /^npx fapo-kernels bench --quick/);
     assert.match(report.machine.isa, /^(baseline|avx2|avx512)$/);
     assert.ok(report.machine.cores >= 1 && report.machine.cpu !== "" && report.machine.os !== "");
     assert.equal(report.versions.node, process.versions.node);
@@ -106,12 +136,23 @@ test("a quick run prints every op and writes a report with every field", () => {
       assert.ok(result.wallMs.min <= result.wallMs.median && result.wallMs.median > 0, what);
       assert.ok(result.cpuMs.median >= 0, what);
       if (result.floor) assert.ok(result.floor.share >= 0 && result.floor.ms >= 0, what);
+      if (process.platform === "linux") assert.ok(result.peakExtraBytes! >= 0, what);
       for (const peer of result.peers) assert.ok(peer.ms >= 0 && peer.scale >= 1, what);
     }
     const fused = report.results.find(({ op, variant }) => op === "fusedPolicyLoss" && variant === "in place")!;
     assert.equal(fused.floor?.kind, "readWrite");
     assert.equal(fused.bytes, 2 * 8 * 2000 * 4);
     assert.equal(fused.peers[0]?.name, "plain TypeScript");
+
+    const entries = JSON.parse(readFileSync(action, "utf8")) as ActionEntry[];
+    assert.equal(new Set(entries.map(({ name }) => name)).size, entries.length, "names are unique");
+    const floored = report.results.filter(({ floor }) => floor);
+    assert.equal(entries.length, report.results.length + floored.length);
+    for (const { name, unit, value, range, extra } of entries) {
+      assert.ok(name !== "" && unit !== "" && value >= 0 && typeof range === "string" && extra !== "", name);
+    }
+    const times = entries.find(({ name }) => name === "tokenLogprob 8x2000 float32, 1 thread")!;
+    assert.equal(times.value, report.results[0]!.cpuMs.median);
 
     const table = section(report, "report.json");
     assert.match(table, /\| `fusedPolicyLoss`, in place \| 8x2000 \| float32 \| 1 \|/);
@@ -130,6 +171,19 @@ test("bars are for one thread and buffers beyond the caches", () => {
   assert.equal(share({}, "baseline"), undefined);
   assert.equal(share({ threads: 2 }), undefined);
   assert.equal(share({ bytes: 1e6 }), undefined);
+});
+
+test("memory that a call takes and gives back is seen at its peak", { skip: process.platform !== "linux" }, () => {
+  const bytes = peakExtraBytes(() => {
+    assert.equal(new Uint8Array(64e6).fill(1)[5], 1);
+  });
+  assert.ok(bytes! > 60e6 && bytes! < 90e6, `${bytes}`);
+});
+
+test("the tables in the docs are those of the committed results", () => {
+  const script = fileURLToPath(new URL("../../scripts/bench-docs.mjs", import.meta.url));
+  const { status, stdout } = spawnSync(process.execPath, [script, "--check"], { encoding: "utf8" });
+  assert.equal(status, 0, stdout);
 });
 
 test("flags are checked", () => {

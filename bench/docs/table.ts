@@ -1,26 +1,17 @@
-/** The tables of docs/performance.md, made of the files in bench/results. */
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { plainTypeScript } from "./case.ts";
-import { milliseconds, percent, type Report, root } from "./report.ts";
+/** The tables of docs/performance.md. */
+import { plainTypeScript } from "../case.ts";
+import { milliseconds, percent, type Report } from "../report.ts";
 
-const page = "docs/performance.md";
-const begin = "<!-- begin: npm run bench -- --table -->";
+const begin = "<!-- begin: npm run bench:docs -->";
 const end = "<!-- end -->";
 
-/** Rewrites what is between the two comments; says which files the tables were made of. */
-export function writeTables(): string[] {
-  const folder = `${root}/bench/results`;
-  const files = readdirSync(folder).filter((name) => name.endsWith(".json"));
-  const sections = files.sort().map((name) => {
-    const report = JSON.parse(readFileSync(`${folder}/${name}`, "utf8")) as Report;
-    return section(report, name);
-  });
-  const text = readFileSync(`${root}/${page}`, "utf8");
-  const [from, to] = [text.indexOf(begin), text.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`${page}: the comments "${begin}" and "${end}" are missing`);
+/** The page with what is between the two comments made anew. */
+export function withTables(page: string, reports: ReadonlyMap<string, Report>): string {
+  const [from, to] = [page.indexOf(begin), page.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`the comments "${begin}" and "${end}" are missing`);
+  const sections = [...reports].map(([name, report]) => section(report, name));
   const body = sections.length === 0 ? "No result is committed yet." : sections.join("\n");
-  writeFileSync(`${root}/${page}`, `${text.slice(0, from)}${begin}\n\n${body.trim()}\n\n${text.slice(to)}`);
-  return files;
+  return `${page.slice(0, from)}${begin}\n\n${body.trim()}\n\n${page.slice(to)}`;
 }
 
 export function section(report: Report, file: string): string {
