@@ -46,7 +46,7 @@ bool holds(const BasicMatrix<Void>& m, int64_t rows, int64_t columns) {
 
 // A value that another thread may be changing (SharedArrayBuffer): one load, so that what was checked is what is used.
 template <typename T>
-T load_once(const T& value) {
+FAPO_HD T load_once(const T& value) {
   return *static_cast<const volatile T*>(&value);
 }
 

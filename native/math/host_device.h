@@ -18,6 +18,8 @@ namespace fapo {
 constexpr double kLn2 = 0.6931471805599453;
 constexpr double kLog2E = 1.4426950408889634;
 
+FAPO_HD bool is_finite(double x) { return x - x == 0.0; }
+
 // 2^x to full relative precision; NaN stays.
 FAPO_HD double exp2_of(double x) {
   if (x != x) return x;

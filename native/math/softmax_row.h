@@ -1,7 +1,7 @@
 #pragma once
 // One row of a softmax, reduced to a few numbers: sums of powers of two measured from a reference logit, so that parts
 // of a row merge exactly, and what is read off them.
-#include "native/math/logit_scale.h"
+#include "native/math/exp_map.h"
 
 namespace fapo {
 
@@ -44,6 +44,24 @@ struct SoftmaxRow {
   }
 };
 
+// A row from the outputs that were kept of it: p[j] = exp(z[j] - z[target] + logprob), which stays exact where a
+// float32 lse cannot, or exp(z[j] - lse) where that logprob is -Infinity.
+//
+// Measured from where p = 1 the exponents are as small as they can be. Under a cap there may be no logit of that
+// height: then from the target, or, if it is far, from the maximum, for which NaN stands here.
+FAPO_HD double restored_reference(const LogitScale& scale, double target_logit, double logprob, double lse) {
+  if (scale.capped()) return logprob > -5.0 && !poor_reference(scale, target_logit) ? target_logit : NAN;
+  return logprob == -INFINITY ? lse * scale.temperature : target_logit - logprob * scale.temperature;
+}
+
+// The log2 of the sum of 2^y over such a row, y measured from `reference`, whose rounding is made good here.
+FAPO_HD double restored_log2_sum(const LogitScale& scale, float reference, double target_logit, double logprob,
+                                 double lse) {
+  if (!is_finite(reference)) return NAN;
+  if (logprob == -INFINITY) return (lse - scale.z(reference)) * kLog2E;
+  return -scale.log2_ratio(reference, target_logit) - logprob * kLog2E;
+}
+
 // What the loss of one token pulls on: dL/dlogprob and dL/dentropy.
 struct RowPull {
   double logprob = 0.0;
@@ -72,5 +90,11 @@ struct RowGradient {
     return value / temperature;
   }
 };
+
+// Room for constant + linear * y in float32, |y| <= 1e4: an infinite factor would make NaN of probabilities of 0.
+FAPO_HD float as_factor(double factor) {
+  constexpr double kLargest = 8e33;
+  return static_cast<float>(factor < -kLargest ? -kLargest : factor > kLargest ? kLargest : factor);
+}
 
 }  // namespace fapo

@@ -23,13 +23,13 @@ struct TokenLogits {
   }
 
   // An ignored row is not read: neither its logits nor, where it is masked, its token id.
-  bool counts(int64_t row) const {
+  FAPO_HD bool counts(int64_t row) const {
     if (response_mask && load_once(response_mask[row]) == 0) return false;
     return load_once(token_ids[row]) != ignore_index;
   }
 
   template <typename T>
-  const T* row(int64_t i) const {
+  FAPO_HD const T* row(int64_t i) const {
     return static_cast<const T*>(logits.data) + i * logits.row_stride;
   }
 };

@@ -4,26 +4,12 @@
 // the C++ library is emitted with instructions that the machine may not have.
 #include <stdint.h>
 
+#include "native/math/exp_map.h"
+
 namespace fapo {
 
 struct bf16;
 struct f16;
-
-// y(x) = log2 exp(z(x) - z(reference)), the exponent of a logit, in float32. Differences are taken before they are
-// scaled, so that an offset common to all logits costs no digits.
-struct ExpMap {
-  float reference;
-  float scale;  // log2(e) / temperature; times the cap under a cap
-  // With a cap c: tanh(a) - tanh(b) = 2 p q m / (q + p E), E = exp(2 (a - b)), m = E - 1, p = 1 / (1 + exp(-2 b)),
-  // q = 1 - p: small differences of tanh to full relative precision.
-  float cap_limit;  // 20 c: beyond it tanh is 1 in float64
-  float cap_scale;  // 2 log2(e) / c
-  float p, q;
-};
-
-// Terms up to 2^kHeadroom above the reference keep the full precision of float32 sums and products. A row that goes
-// higher is measured from its maximum from there on.
-constexpr float kHeadroom = 8.0f;
 
 struct PartialSum {
   double sum;       // of 2^y

@@ -11,18 +11,6 @@
 
 namespace fapo {
 
-inline ExpMap exp_map(const LogitScale& scale, float reference) {
-  if (!scale.capped()) return {reference, static_cast<float>(kLog2E / scale.temperature), 0, 0, 0, 0};
-  const double limit = 20.0 * scale.softcap;
-  const double inside = std::clamp<double>(reference, -limit, limit);
-  const double small = 1.0 / (exp_of(2.0 * std::abs(inside) / scale.softcap) + 1.0);
-  const double p = inside < 0.0 ? small : 1.0 - small;
-  const double q = inside < 0.0 ? 1.0 - small : small;
-  return {static_cast<float>(inside), static_cast<float>(kLog2E / scale.temperature * scale.softcap),
-          static_cast<float>(limit),  static_cast<float>(2.0 * kLog2E / scale.softcap),
-          static_cast<float>(p),      static_cast<float>(q)};
-}
-
 // A row is measured from the target's own logit, which needs no search for the maximum: the first pass over the row is
 // the only one. Where some logit lies far above (an unlikely token), the rest of the row is measured from its maximum.
 template <typename T>
@@ -59,18 +47,11 @@ class CpuSoftmaxRow {
     lse_ = lse;
     entropy_ = entropy;
     const double target_logit = to_float(x[target]);
-    const bool masked_target = logprob == -INFINITY;
-    // Measured from where p = 1 the exponents are as small as they can be; the rounding of that point is made good in
-    // log2_sum_. Under a cap there may be no logit of that height: then from the target, or the maximum if it is far.
-    double reference = masked_target ? lse * scale_.temperature : target_logit - logprob * scale_.temperature;
-    if (scale_.capped()) {
-      reference = logprob > -5.0 && !poor_reference(target_logit) ? target_logit : kernels_.max(x, vocab_);
-    }
-    const float rounded = well_placed(static_cast<float>(reference));
-    map_[0] = map_[1] = exp_map(scale_, rounded);
-    log2_sum_ = masked_target ? (lse - scale_.z(rounded)) * kLog2E
-                              : -scale_.log2_ratio(rounded, target_logit) - logprob * kLog2E;
-    if (!std::isfinite(rounded)) log2_sum_ = NAN;
+    double reference = restored_reference(scale_, target_logit, logprob, lse);
+    if (reference != reference) reference = kernels_.max(x, vocab_);
+    const float rounded = well_placed(scale_, static_cast<float>(reference));
+    map_[0] = map_[1] = ExpMap::from(scale_, rounded);
+    log2_sum_ = restored_log2_sum(scale_, rounded, target_logit, logprob, lse);
   }
 
   // out = gradient of the row; out may be x. After forward().
@@ -82,10 +63,10 @@ class CpuSoftmaxRow {
     if (split_ > 0) {
       // The part before the split was measured from a reference that lies shift_ lower.
       const double factor = exp2_of(-shift_);
-      kernel(out, x, split_, map_[0], {finite(factor * (g.constant - g.linear * shift_)), finite(factor * g.linear)},
-             streamed);
+      kernel(out, x, split_, map_[0],
+             {as_factor(factor * (g.constant - g.linear * shift_)), as_factor(factor * g.linear)}, streamed);
     }
-    kernel(out + split_, x + split_, vocab_ - split_, map_[1], {finite(g.constant), finite(g.linear)}, streamed);
+    kernel(out + split_, x + split_, vocab_ - split_, map_[1], {as_factor(g.constant), as_factor(g.linear)}, streamed);
     set_target(out, target, target_logit, pull);
   }
 
@@ -93,8 +74,8 @@ class CpuSoftmaxRow {
   void scale_in_place(T* x, int64_t target, double target_logit, const RowPull& pull) const {
     if (invalid(pull)) return fill_nan(x);
     const RowGradient g = RowGradient::from(pull, log2_sum_, 0.0, scale_.temperature);
-    if (split_ > 0) kernels_.scale(x, split_, finite(exp2_of(-shift_) * g.constant));
-    kernels_.scale(x + split_, vocab_ - split_, finite(g.constant));
+    if (split_ > 0) kernels_.scale(x, split_, as_factor(exp2_of(-shift_) * g.constant));
+    kernels_.scale(x + split_, vocab_ - split_, as_factor(g.constant));
     set_target(x, target, target_logit, pull);
   }
 
@@ -107,14 +88,14 @@ class CpuSoftmaxRow {
     shift_ = 0.0;
     const float target_logit = to_float(x[target]);
     float reference = target_logit;
-    if (poor_reference(reference)) {
+    if (poor_reference(scale_, reference)) {
       // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
       // it.
       if (reference < 0.0f) reference = kernels_.max(x, vocab_);
       if (!std::isfinite(reference)) return invalid_row();
     }
-    reference = well_placed(reference);
-    map_[0] = map_[1] = exp_map(scale_, reference);
+    reference = well_placed(scale_, reference);
+    map_[0] = map_[1] = ExpMap::from(scale_, reference);
 
     PartialSum part = sum_exp(true, x, vocab_, map_[0]);
     ExpSum total{part.sum, part.weighted};
@@ -122,30 +103,14 @@ class CpuSoftmaxRow {
       const float maximum = kernels_.max(x + part.end, vocab_ - part.end);
       if (!std::isfinite(maximum)) return invalid_row();
       split_ = part.end;
-      const float higher = well_placed(maximum);
+      const float higher = well_placed(scale_, maximum);
       shift_ = scale_.log2_ratio(higher, reference);
       reference = higher;
-      map_[1] = exp_map(scale_, reference);
+      map_[1] = ExpMap::from(scale_, reference);
       part = sum_exp(false, x + split_, vocab_ - split_, map_[1]);
       total = total.rebased(shift_) + ExpSum{part.sum, part.weighted};
     }
     return {total, scale_.z(reference), scale_.log2_ratio(target_logit, reference)};
-  }
-
-  // Measured from a logit in the saturation of the cap, others have exponents of up to 2^58 on their way, whose
-  // rounding alone is 2e-6 of the result. From the lower saturation it is better to go by the maximum, and in the upper
-  // one any point will do that is close to it in z: tanh(3) is 0.995.
-  bool poor_reference(double x) const { return !std::isfinite(x) || (scale_.capped() && x < -2.0 * scale_.softcap); }
-  float well_placed(float x) const {
-    const auto highest = static_cast<float>(3.0 * scale_.softcap);
-    if (!scale_.capped() || !(x > highest)) return x;
-    return scale_.log2_ratio(x, highest) < 0.5 * kHeadroom ? highest : x;  // not for a temperature far below the cap
-  }
-
-  // Room for constant + linear * y in float32, |y| <= 1000: an infinite factor would make NaN of probabilities of 0.
-  static float finite(double factor) {
-    constexpr double kLargest = 8e34;
-    return static_cast<float>(std::clamp(factor, -kLargest, kLargest));
   }
 
   static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }
