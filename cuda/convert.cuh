@@ -7,22 +7,22 @@
 
 namespace fapo::cuda {
 
-FAPO_DEVICE float to_float(float x) { return x; }
-FAPO_DEVICE float to_float(bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
-FAPO_DEVICE float to_float(f16 x) { return f16_to_float(x.bits); }
+FAPO_DEVICE float widen(float x) { return x; }
+FAPO_DEVICE float widen(bf16 x) { return __uint_as_float(uint32_t{x.bits} << 16); }
+FAPO_DEVICE float widen(f16 x) { return f16_to_float(x.bits); }
 
 template <typename T>
-FAPO_DEVICE T from_float(float x);  // to nearest even; NaN stays NaN
+FAPO_DEVICE T narrow(float x);  // to nearest even; NaN stays NaN
 template <>
-FAPO_DEVICE float from_float<float>(float x) {
+FAPO_DEVICE float narrow<float>(float x) {
   return x;
 }
 template <>
-FAPO_DEVICE bf16 from_float<bf16>(float x) {
+FAPO_DEVICE bf16 narrow<bf16>(float x) {
   return {static_cast<uint16_t>(pack_bf16x2(x, 0.0f))};
 }
 template <>
-FAPO_DEVICE f16 from_float<f16>(float x) {
+FAPO_DEVICE f16 narrow<f16>(float x) {
   return {static_cast<uint16_t>(pack_f16x2(x, 0.0f))};
 }
 

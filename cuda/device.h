@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
 
 #include "native/backend.h"
 
@@ -37,14 +38,35 @@ struct LaunchShape {
 
 class Device;
 
+// Makes a device current for this thread, and the one before current again at its end.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  const cudaError_t stale;          // what other code of this thread had left behind
+  cudaError_t error = cudaSuccess;  // why it could not be made current
+
+ private:
+  int previous_ = -1;
+};
+
+// While it lives the device is this thread's alone, and current. Throws ERR_CUDA at once when the device has been lost.
+class Guard {
+ public:
+  explicit Guard(Device& device);
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+  CurrentDevice current_;
+};
+
 // One call of an op. While it lives the device is locked and current, and what it launches goes on the device's stream,
 // in order. Throws ERR_CUDA at once when the device has been lost.
 class Call {
  public:
   Call(int32_t device, const char* op);
-  ~Call();
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
 
   const Limits& limits() const;
   cudaStream_t stream() const;
@@ -64,11 +86,12 @@ class Call {
  private:
   void prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
                cudaLaunchAttribute& attribute);
-  void check(cudaError_t error);  // throws
+  void launched(cudaError_t error);
+
   Device& device_;
+  Guard guard_;
   const char* op_;
-  unsigned long long number_;
-  int previous_device_;
+  unsigned long long number_;  // among the calls since the last wait
 };
 
 template <typename... Params, typename... Args>
@@ -77,7 +100,7 @@ void Call::launch(void (*kernel)(Params...), const LaunchShape& shape, Args&&...
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
   prepare(reinterpret_cast<const void*>(kernel), shape, config, attribute);
-  check(cudaLaunchKernelEx(&config, kernel, Params(args)...));
+  launched(cudaLaunchKernelEx(&config, kernel, Params(args)...));
 }
 
 }  // namespace fapo::cuda

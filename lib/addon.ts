@@ -4,12 +4,16 @@
  */
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
-import { FapoError, type FapoErrorCode } from "./check.ts";
-import { type DType, memory, type Tensor, type TensorData } from "./tensor.ts";
+import { type CudaErrorCode, FapoError, type FapoErrorCode } from "./check.ts";
+import type { DeviceMemory } from "./cuda.ts";
+import type { TensorData } from "./tensor.ts";
+
+/** What an op reads or writes: an array of the host, or memory of a GPU. */
+export type Memory = TensorData | DeviceMemory;
 
 /** Rows of a floating-point dtype. */
 export interface NativeMatrix {
-  data: TensorData;
+  data: Memory;
   rowStride: number;
   dtype: number;
 }
@@ -21,8 +25,8 @@ type Maybe<T> = T | undefined;
 export interface NativeTokenLogits {
   device: number;
   logits: NativeMatrix;
-  tokenIds: TensorData;
-  responseMask: Maybe<TensorData>;
+  tokenIds: Memory;
+  responseMask: Maybe<Memory>;
   rows: number;
   vocab: number;
   temperature: number;
@@ -32,11 +36,11 @@ export interface NativeTokenLogits {
 
 /** See `PolicyBatch` in native/ops/policy_loss.h. */
 export interface NativePolicyBatch {
-  oldLogprobs: Maybe<TensorData>;
-  advantages: TensorData;
-  refLogprobs: Maybe<TensorData>;
-  importanceWeights: Maybe<TensorData>;
-  cuSeqlens: Maybe<TensorData>;
+  oldLogprobs: Maybe<Memory>;
+  advantages: Memory;
+  refLogprobs: Maybe<Memory>;
+  importanceWeights: Maybe<Memory>;
+  cuSeqlens: Maybe<Memory>;
   advantagesPerSequence: boolean;
   importanceWeightsPerSequence: boolean;
   clipRatioLow: number;
@@ -51,16 +55,16 @@ export interface NativePolicyBatch {
   horizon: number;
   gradScale: number;
   entropyCoef: number;
-  loss: Maybe<TensorData>;
-  metrics: TensorData;
-  counts: TensorData;
+  loss: Maybe<Memory>;
+  metrics: Maybe<Memory>;
+  counts: Maybe<Memory>;
 }
 
 export interface NativeFapoPenalty {
   device: number;
-  correct: TensorData;
-  flawed: TensorData;
-  responseLengths: Maybe<TensorData>;
+  correct: Memory;
+  flawed: Memory;
+  responseLengths: Maybe<Memory>;
   sequences: number;
   rewardCorrect: number;
   rewardWrong: number;
@@ -69,53 +73,48 @@ export interface NativeFapoPenalty {
   overlongMaxLength: number;
   overlongBuffer: number;
   overlongFactor: number;
-  rewards: TensorData;
-  fapoRewards: TensorData;
-  valid: TensorData;
+  rewards: Memory;
+  fapoRewards: Memory;
+  valid: Memory;
 }
 
 export interface NativeGrouping {
   sequences: number;
   groups: number;
   groupSize: number;
-  groupOffsets: Maybe<TensorData>;
-  groupIds: Maybe<TensorData>;
+  groupOffsets: Maybe<Memory>;
+  groupIds: Maybe<Memory>;
 }
 
 /** See `GroupAdvantage` in native/ops/group_advantage.h. In `fapoAdvantage` the inputs are outputs of the penalty. */
 export interface NativeGroupAdvantage {
   device: number;
   grouping: NativeGrouping;
-  rewards: Maybe<TensorData>;
-  valid: Maybe<TensorData>;
-  varianceRewards: Maybe<TensorData>;
+  rewards: Maybe<Memory>;
+  valid: Maybe<Memory>;
+  varianceRewards: Maybe<Memory>;
   baseline: number;
   scale: number;
   ddof: number;
   epsilon: number;
   singleton: number;
-  advantages: TensorData;
-  groupMean: TensorData;
-  groupStd: TensorData;
-  zeroVariance: TensorData;
+  advantages: Memory;
+  groupMean: Memory;
+  groupStd: Memory;
+  zeroVariance: Memory;
 }
 
 /** The ops of native/addon.cpp. */
 interface NativeOps {
   cast(args: { device: number; source: NativeMatrix; rows: number; columns: number; result: NativeMatrix }): void;
-  tokenLogprob(args: {
-    tokens: NativeTokenLogits;
-    logprobs: TensorData;
-    lse: TensorData;
-    entropy: Maybe<TensorData>;
-  }): void;
+  tokenLogprob(args: { tokens: NativeTokenLogits; logprobs: Memory; lse: Memory; entropy: Maybe<Memory> }): void;
   tokenLogprobBackward(args: {
     tokens: NativeTokenLogits;
-    logprobs: TensorData;
-    lse: TensorData;
-    entropy: Maybe<TensorData>;
-    gradLogprobs: TensorData;
-    gradEntropy: Maybe<TensorData>;
+    logprobs: Memory;
+    lse: Memory;
+    entropy: Maybe<Memory>;
+    gradLogprobs: Memory;
+    gradEntropy: Maybe<Memory>;
     gradScale: number;
     inPlace: boolean;
     gradLogits: NativeMatrix;
@@ -126,28 +125,69 @@ interface NativeOps {
   policyLoss(args: {
     device: number;
     tokens: number;
-    logprobs: TensorData;
-    responseMask: Maybe<TensorData>;
+    logprobs: Memory;
+    responseMask: Maybe<Memory>;
     batch: NativePolicyBatch;
-    gradLogprobs: TensorData;
+    gradLogprobs: Memory;
   }): void;
   fusedPolicyLoss(args: {
     tokens: NativeTokenLogits;
     batch: NativePolicyBatch;
     inPlace: boolean;
-    logprobs: TensorData;
-    lse: TensorData;
-    entropy: Maybe<TensorData>;
+    logprobs: Memory;
+    lse: Memory;
+    entropy: Maybe<Memory>;
     gradLogits: NativeMatrix;
   }): void;
   /** kind: 0 read, 1 read and write in place, 2 copy. */
   memoryFloor(args: { kind: number; data: Float32Array; destination: Maybe<Float32Array>; result: Float32Array }): void;
 }
 
+/** What the CUDA runtime answered when it was asked for its devices. */
+export interface CudaProbe {
+  readonly emulated: boolean;
+  readonly devices: number;
+  readonly status: number;
+  readonly statusName: string;
+  readonly statusMessage: string;
+  /** CUDA version that the driver supports, such as 13000; 0: no driver. */
+  readonly driver: number;
+  /** CUDA version that the kernels were built with. */
+  readonly runtime: number;
+}
+
 interface Addon extends NativeOps {
   readonly isa: "baseline" | "avx2" | "avx512";
   setThreads(threads: number): void;
   threads(): number;
+  /** Takes what the library of CUDA kernels exports. The functions below need it. */
+  openCuda(library: unknown): void;
+  cudaProbe(): CudaProbe;
+  deviceInfo(device: number): {
+    name: string;
+    reason: string;
+    computeMajor: number;
+    computeMinor: number;
+    multiprocessors: number;
+    memory: number;
+  };
+  /** Handles are of memory that is freed by `release`, or when nobody holds the handle. */
+  allocate(device: number, bytes: number, zeroed: boolean): object;
+  /** A handle of memory that belongs to someone else. */
+  borrow(device: number, address: bigint, bytes: number): object;
+  release(handle: object): void;
+  addressOf(handle: object): bigint;
+  /** Offsets are in bytes; the array says how much. */
+  copyToDevice(handle: object, offset: number, from: TensorData): void;
+  copyToHost(to: TensorData, handle: object, offset: number): void;
+  synchronize(device: number): void;
+  memoryInfo(device: number): { used: number; reserved: number; limit: number; free: number; total: number };
+  setMemoryLimit(device: number, bytes: number): void;
+  stream(device: number): bigint;
+  setStream(device: number, stream: bigint): void;
+  /** Our stream waits for that one; that one waits for ours. */
+  waitFor(device: number, stream: bigint): void;
+  makeWait(device: number, stream: bigint): void;
 }
 
 let loaded: Addon | undefined;
@@ -158,10 +198,14 @@ export function addon(): Addon {
   return loaded;
 }
 
+/** The file of the addon; the library of CUDA kernels lies beside it. */
+export function addonFile(): string {
+  return createRequire(import.meta.url)("node-gyp-build").path(fileURLToPath(new URL("..", import.meta.url)));
+}
+
 function load(): Addon {
-  const require = createRequire(import.meta.url);
   try {
-    const found: Addon = require("node-gyp-build")(fileURLToPath(new URL("..", import.meta.url)));
+    const found: Addon = createRequire(import.meta.url)(addonFile());
     return found;
   } catch (cause) {
     throw new FapoError(
@@ -180,17 +224,26 @@ export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<Nat
   try {
     native(args);
   } catch (error) {
-    const { code, message } = error as { code?: FapoErrorCode; message?: string };
-    throw new FapoError(code ?? "ERR_INTERNAL", `${op}: ${message ?? String(error)}`, { cause: error });
+    throw failure(op, error);
   }
 }
 
-/** `enum class DType` of native/tensor.h. */
-const dtypeIds: Record<DType, number> = { float32: 0, bfloat16: 1, float16: 2, int32: 3, uint8: 4, int8: 5 };
-
-export function nativeMatrix(op: string, argument: string, matrix: Tensor): NativeMatrix {
-  return { data: memory(op, argument, matrix), rowStride: matrix.rowStride, dtype: dtypeIds[matrix.dtype] };
+/** Calls another function of the addon; what it throws becomes one sentence that starts with `op`. */
+export function call<Result>(op: string, body: (addon: Addon) => Result): Result {
+  const native = addon();
+  try {
+    return body(native);
+  } catch (error) {
+    throw failure(op, error);
+  }
 }
+
+function failure(op: string, error: unknown): FapoError {
+  const { code, message, cudaError } = error as { code?: FapoErrorCode; message?: string; cudaError?: CudaErrorCode };
+  return new FapoError(code ?? "ERR_INTERNAL", `${op}: ${message ?? String(error)}`, { cause: error, cudaError });
+}
+
+export type { NativeOps };
 
 /** The number of a device in native code: -1 is the CPU. */
 export const cpuDevice = -1;

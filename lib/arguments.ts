@@ -2,13 +2,14 @@
  * Reads the options of one call of an op: each is copied once, checked, and turned into what the addon takes. Ends in
  * `done()`, which refuses what nobody asked for. Nothing is written before that.
  */
-import { cpuDevice } from "./addon.ts";
+import { cpuDevice, type Memory, type NativeOps, run } from "./addon.ts";
 import { describe, expect, FapoError } from "./check.ts";
 import {
   allocate,
   arrayTypeOf,
-  checkDevice,
+  type Device,
   type DType,
+  deviceNumber,
   exactType,
   isTensor,
   memory,
@@ -38,6 +39,11 @@ export interface OutputSpec {
 export class Arguments {
   readonly op: string;
   readonly #options: Map<string, unknown>;
+  /** Where the op runs, and which argument said so first. */
+  #device: Device | undefined;
+  #deviceFrom = "";
+  /** Tensors made for this call. */
+  readonly #made: Tensor[] = [];
 
   constructor(op: string, options: unknown) {
     this.op = op;
@@ -106,35 +112,52 @@ export class Arguments {
     return position;
   }
 
-  /** The `device` option: where an op on typed arrays alone runs. */
-  device(): number {
+  // ---- device
+
+  /** Reads the `device` option: where an op on typed arrays alone runs, and tensors must be. Before any of them. */
+  readDevice(): void {
     const device = this.take("device");
-    if (device !== undefined) checkDevice(this.op, "device", device);
-    return cpuDevice;
+    if (device === undefined) return;
+    deviceNumber(this.op, "device", device);
+    this.#device = device as Device;
+    this.#deviceFrom = "device";
+  }
+
+  /** Where the op runs. After all inputs have been read. */
+  get device(): number {
+    return this.#device === undefined ? cpuDevice : deviceNumber(this.op, this.#deviceFrom, this.#device);
+  }
+
+  /** All tensors of a call are on one device. */
+  locate(name: string, { device }: Tensor): void {
+    if (this.#device === undefined) {
+      this.#device = device;
+      this.#deviceFrom = name;
+    } else if (device !== this.#device) {
+      const from = this.#deviceFrom;
+      const other = from === "" ? "where the op runs" : from === "device" ? "as device says" : `like ${from}`;
+      const message = `${this.op}: expected ${name} to be on ${this.#device}, ${other}, got a tensor on ${device}`;
+      throw new FapoError("ERR_DEVICE_MISMATCH", message);
+    }
   }
 
   // ---- arrays
 
   /** `length` elements of `dtype`. */
-  array(name: string, dtype: DType, length: number, plain: "typed" | "plain" = "typed"): TensorData {
+  array(name: string, dtype: DType, length: number, plain: "typed" | "plain" = "typed"): Memory {
     return (
       this.optionalArray(name, dtype, length, plain) ?? this.fail(name, this.#kind(dtype, length, plain), undefined)
     );
   }
 
-  optionalArray(
-    name: string,
-    dtype: DType,
-    length: number,
-    plain: "typed" | "plain" = "typed",
-  ): TensorData | undefined {
+  optionalArray(name: string, dtype: DType, length: number, plain: "typed" | "plain" = "typed"): Memory | undefined {
     const data = this.optionalArrayOfAnyLength(name, dtype, plain, length);
     if (data !== undefined && data.length !== length) this.fail(name, `of length ${length}`, data);
     return data;
   }
 
   /** As `array`, where the length is what the caller says it is. */
-  arrayOfAnyLength(name: string, dtype: DType, plain: "typed" | "plain" = "typed"): TensorData {
+  arrayOfAnyLength(name: string, dtype: DType, plain: "typed" | "plain" = "typed"): Memory {
     return (
       this.optionalArrayOfAnyLength(name, dtype, plain) ??
       this.fail(name, this.#kind(dtype, undefined, plain), undefined)
@@ -146,13 +169,14 @@ export class Arguments {
     dtype: DType,
     plain: "typed" | "plain" = "typed",
     length?: number,
-  ): TensorData | undefined {
+  ): Memory | undefined {
     const value = this.take(name);
     if (value === undefined) return undefined;
     if (Array.isArray(value) && plain === "plain") return this.#fromNumbers(name, dtype, value);
     if (isTensor(value)) {
       expect(value.dtype === dtype, this.op, `${name}.dtype`, dtype, value.dtype, "ERR_UNSUPPORTED_DTYPE");
       expect(value.shape.length === 1, this.op, name, `of one dimension`, value);
+      this.locate(name, value);
       const data = memory(this.op, name, value);
       // Its buffer may have been transferred or resized since.
       expect(data.length === value.shape[0], this.op, `${name}.data`, `of ${value.shape[0]} elements`, data);
@@ -175,6 +199,7 @@ export class Arguments {
     expect(floating, this.op, `${name}.dtype`, "float32, bfloat16 or float16", value.dtype, "ERR_UNSUPPORTED_DTYPE");
     expect(value.shape.length === 2, this.op, `${name}.shape`, "[rows, vocab]", value.shape);
     expect(value.shape[1]! >= 1, this.op, `${name}.shape`, "[rows, vocab] with a vocab of at least 1", value.shape);
+    this.locate(name, value);
     this.#expectWhole(name, value);
     return value;
   }
@@ -216,19 +241,21 @@ export class Arguments {
 
   /**
    * The object that `out` gives, after checks, or new tensors. `specs` names every output; those that are undefined
-   * were not asked for, and `out` must not have them either. `given` outputs are someone else's to check.
+   * were not asked for, and `out` must not have them either. `given` outputs are someone else's to check. Comes last:
+   * an option that nobody took is refused here.
    */
   outputs<Name extends string>(
     specs: Record<Name, OutputSpec | undefined>,
     given: Record<string, unknown> = {},
   ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
     const out = this.take("out");
+    this.#orFree(() => this.done());
     const names = Object.keys(specs) as Name[];
     const tensors = {} as Record<Name, Tensor>;
     if (out === undefined) {
       for (const name of names) {
         const spec = specs[name];
-        if (spec) tensors[name] = allocate(this.op, spec.shape, spec.dtype);
+        if (spec) tensors[name] = this.made(() => allocate(this.op, spec.shape, spec.dtype, this.device));
       }
       return { result: { ...tensors, ...given }, tensors };
     }
@@ -251,6 +278,29 @@ export class Arguments {
     return { result: out as Record<string, unknown>, tensors };
   }
 
+  /** Makes a tensor for this call. When that fails, or the op does, all that were made are freed at once. */
+  made(make: () => Tensor): Tensor {
+    return this.#orFree(() => {
+      const tensor = make();
+      this.#made.push(tensor);
+      return tensor;
+    });
+  }
+
+  /** Runs the op of the addon. */
+  run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
+    this.#orFree(() => run(op, args));
+  }
+
+  #orFree<Result>(body: () => Result): Result {
+    try {
+      return body();
+    } catch (error) {
+      for (const tensor of this.#made) tensor.dispose();
+      throw error;
+    }
+  }
+
   /** One output that the caller gives, after checks. */
   output(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
     const wanted = `a ${dtype} tensor [${shape.join(", ")}]`;
@@ -258,6 +308,9 @@ export class Arguments {
     expect(value.dtype === dtype, this.op, name, wanted, value, "ERR_UNSUPPORTED_DTYPE");
     const fits = value.shape.length === shape.length && shape.every((size, i) => size === value.shape[i]);
     expect(fits, this.op, name, wanted, value);
+    // Where only typed arrays are given and no device, outputs do not choose one.
+    this.#device ??= "cpu";
+    this.locate(name, value);
     if (shape.length === 2) {
       this.#expectWhole(name, value);
     } else {

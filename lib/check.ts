@@ -23,11 +23,24 @@ export type FapoErrorCode =
 export class FapoError extends Error {
   override readonly name = "FapoError";
   readonly code: FapoErrorCode;
+  /** What the CUDA runtime said, where it did: `{ number: 700, name: "cudaErrorIllegalAddress" }`. */
+  declare readonly cudaError?: CudaErrorCode;
 
-  constructor(code: FapoErrorCode, message: string, options?: ErrorOptions) {
+  constructor(
+    code: FapoErrorCode,
+    message: string,
+    options?: ErrorOptions & { cudaError?: CudaErrorCode | undefined },
+  ) {
     super(message, options);
     this.code = code;
+    if (options?.cudaError) this.cudaError = options.cudaError;
   }
+}
+
+/** An error of the CUDA runtime. */
+export interface CudaErrorCode {
+  readonly number: number;
+  readonly name: string;
 }
 
 /** Throws `tokenLogprob: expected temperature to be a positive number, got -1` unless `ok`. */
@@ -64,7 +77,7 @@ export function describe(value: unknown): string {
 
 function describeObject(value: object | null): string {
   if (value === null) return "null";
-  if (value.constructor?.name === "Tensor") return String(value);
+  if (value.constructor?.name === "Tensor" || value.constructor?.name === "DeviceMemory") return String(value);
   if (Array.isArray(value)) {
     const shown = value.slice(0, 8).map((item) => (typeof item === "object" ? "…" : describe(item)));
     return `[${shown.join(", ")}${value.length > 8 ? `, … ${value.length} in all` : ""}]`;

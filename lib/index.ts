@@ -1,7 +1,15 @@
 /** The public API of fapo-kernels. */
 export type { FloatInput, Int8Input, Int32Input, Uint8Input } from "./arguments.ts";
-export { FapoError, type FapoErrorCode } from "./check.ts";
-export { type Devices, devices, setThreads } from "./device.ts";
+export { type CudaErrorCode, FapoError, type FapoErrorCode } from "./check.ts";
+export {
+  type CudaDevice,
+  type CudaMemory,
+  cudaMemory,
+  type Devices,
+  devices,
+  setCudaMemoryLimit,
+  setThreads,
+} from "./device.ts";
 export { type CastOptions, cast } from "./ops/cast.ts";
 export { type FapoAdvantageOptions, type FapoAdvantageResult, fapoAdvantage } from "./ops/fapoAdvantage.ts";
 export {

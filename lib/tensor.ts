@@ -2,7 +2,9 @@
 /**
  * Tensors: typed memory with a shape, and where it lives. No arithmetic here; ops read the memory through `memory()`.
  */
+import { call, cpuDevice, type Memory, type NativeMatrix } from "./addon.ts";
 import { expect, FapoError } from "./check.ts";
+import { cudaDevice, DeviceMemory } from "./cuda.ts";
 
 /** Element types. bfloat16 and float16 travel as their 16 bits in a `Uint16Array`. */
 export type DType = "float32" | "bfloat16" | "float16" | "int32" | "uint8" | "int8";
@@ -18,7 +20,10 @@ export interface DataByDType {
 }
 export type TensorData = DataByDType[DType];
 
-type TensorDataConstructor = new (length: number) => TensorData;
+interface TensorDataConstructor {
+  new (length: number): TensorData;
+  readonly BYTES_PER_ELEMENT: number;
+}
 
 const arrayTypes: Record<DType, TensorDataConstructor> = {
   float32: Float32Array,
@@ -49,40 +54,52 @@ export class Tensor<D extends DType = DType> {
   /** Elements from the start of one row to the start of the next; the row length where rows are packed. */
   readonly rowStride: number;
   readonly device: Device;
-  #data: TensorData | undefined;
+  #data: Memory | undefined;
 
   /** @internal */
-  constructor(key: symbol, data: TensorData, shape: readonly number[], dtype: D, rowStride: number) {
+  constructor(key: symbol, data: Memory, shape: readonly number[], dtype: D, rowStride: number) {
     if (key !== internal) throw new FapoError("ERR_INVALID_ARGUMENT", "Tensor: make one with tensor() or zeros()");
     this.#data = data;
     this.dtype = dtype;
     this.shape = Object.freeze([...shape]);
     this.rowStride = rowStride;
-    this.device = "cpu";
+    this.device = data instanceof DeviceMemory ? `cuda:${data.device}` : "cpu";
+    if (data instanceof DeviceMemory) data.hold();
     Object.freeze(this);
   }
 
   /**
    * The elements: the very array that was wrapped, not a copy.
-   * @throws FapoError `ERR_DISPOSED`
+   * @throws FapoError `ERR_DISPOSED`; `ERR_DEVICE_MISMATCH` for a tensor on a GPU, whose elements `toDevice` copies
    */
   get data(): DataByDType[D] {
-    return memory("Tensor.data", "the tensor", this) as DataByDType[D];
+    const data = memory("Tensor.data", "the tensor", this);
+    if (data instanceof DeviceMemory) {
+      const message = `Tensor.data: the tensor is on ${this.device}; toDevice(tensor, "cpu").data copies its elements`;
+      throw new FapoError("ERR_DEVICE_MISMATCH", message);
+    }
+    return data as DataByDType[D];
   }
 
   /**
-   * The value of a tensor of one element, as a number.
-   * @throws FapoError `ERR_DISPOSED`, `ERR_INVALID_ARGUMENT` when there is not exactly one element
+   * The value of a tensor of one element, as a number. On a GPU it waits for everything that was started there.
+   * @throws FapoError `ERR_DISPOSED`, `ERR_INVALID_ARGUMENT` when there is not exactly one element; what `synchronize`
+   *   throws
    */
   item(): number {
     const data = memory("Tensor.item", "the tensor", this);
     expect(sizeOf(this.shape) === 1 && data.length >= 1, "Tensor.item", "the tensor", "of one element", this);
-    return toNumber(data[0]!, this.dtype);
+    return toNumber(onHost("Tensor.item", data, this.dtype, 1)[0]!, this.dtype);
   }
 
-  /** Lets go of the memory. A second call does nothing; any other use afterwards throws `ERR_DISPOSED`. */
+  /**
+   * Lets go of the memory; that of a GPU is free for other tensors at once. A second call does nothing; any other use
+   * afterwards throws `ERR_DISPOSED`.
+   */
   dispose(): void {
+    const data = this.#data;
     this.#data = undefined;
+    if (data instanceof DeviceMemory) data.letGo();
   }
 
   [Symbol.dispose](): void {
@@ -99,17 +116,18 @@ export class Tensor<D extends DType = DType> {
   }
 
   /** @internal Undefined when `value` is no tensor, null when it is disposed. */
-  static memoryOf(value: object): TensorData | undefined | null {
+  static memoryOf(value: object): Memory | undefined | null {
     return #data in value ? (value.#data ?? null) : undefined;
   }
 }
 
-// What a printed tensor shows: the value of a scalar, or what and how much it is, and the first elements.
+// What a printed tensor shows: the value of a scalar, or what and how much it is, and the first elements. Not those of a
+// GPU: printing does not wait.
 Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
   value(this: Tensor, _depth: number, _options: unknown, inspect: (value: unknown) => string): string {
     const data = Tensor.memoryOf(this);
     const text = this.toString().replace(/^an? /, "");
-    if (!data) return text;
+    if (!data || data instanceof DeviceMemory) return text;
     if (this.shape.length === 0) return `${text}: ${this.item()}`;
     const shown = Array.from(data.subarray(0, 6), (bits) => toNumber(bits, this.dtype));
     return `${text}: ${inspect(shown)}${data.length > 6 ? " …" : ""}`;
@@ -122,10 +140,18 @@ export function isTensor(value: unknown): value is Tensor {
 }
 
 /** The elements of a tensor, for the addon. Throws `ERR_DISPOSED` when they are gone. */
-export function memory(op: string, argument: string, tensor: Tensor): TensorData {
+export function memory(op: string, argument: string, tensor: Tensor): Memory {
   const data = Tensor.memoryOf(tensor);
   if (!data) throw new FapoError("ERR_DISPOSED", `${op}: ${argument} has been disposed`);
   return data;
+}
+
+/** The elements as an array of the host: a copy of what is on a GPU, after a wait for it. */
+export function onHost(op: string, data: Memory, dtype: DType, length: number = data.length): TensorData {
+  if (!(data instanceof DeviceMemory)) return data;
+  const copy = newArray(op, [length], dtype);
+  call(op, (native) => native.copyToHost(copy, data.handle, data.offset));
+  return copy;
 }
 
 export interface TensorOptions {
@@ -194,9 +220,14 @@ export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   return new Tensor(internal, elements, dims, dtype, stride);
 }
 
-/** A packed tensor over `data`, whose length is that of the shape. */
-export function makeTensor<D extends DType>(data: TensorData, shape: readonly number[], dtype: D): Tensor<D> {
-  return new Tensor(internal, data, shape, dtype, shape.length === 0 ? 1 : shape[shape.length - 1]!);
+/** A tensor over `data`, whose length is that of the shape; packed unless `rowStride` says otherwise. */
+export function makeTensor<D extends DType>(
+  data: Memory,
+  shape: readonly number[],
+  dtype: D,
+  rowStride: number = shape.length === 0 ? 1 : shape[shape.length - 1]!,
+): Tensor<D> {
+  return new Tensor(internal, data, shape, dtype, rowStride);
 }
 
 export interface ZerosOptions<D extends DType = DType> {
@@ -208,59 +239,91 @@ export interface ZerosOptions<D extends DType = DType> {
 
 /**
  * A new tensor of zeros.
- * @throws FapoError `ERR_OUT_OF_MEMORY` when the memory cannot be had, `ERR_INVALID_ARGUMENT`, `ERR_NO_CUDA`
+ * @throws FapoError `ERR_OUT_OF_MEMORY` when the memory cannot be had, `ERR_INVALID_ARGUMENT`, `ERR_NO_CUDA`, `ERR_CUDA`
  */
 export function zeros<D extends DType = "float32">(shape: readonly number[], options: ZerosOptions<D> = {}): Tensor<D> {
   const op = "zeros";
   const { dtype = "float32", device = "cpu", ...rest } = ownOptions(op, options);
   expectNoOther(op, rest);
   expect(isDType(dtype), op, "dtype", `one of ${Object.keys(arrayTypes).join(", ")}`, dtype, "ERR_UNSUPPORTED_DTYPE");
-  checkDevice(op, "device", device);
-  return allocate(op, checkShape(op, shape), dtype) as Tensor<D>;
+  const place = deviceNumber(op, "device", device);
+  const dims = checkShape(op, shape);
+  if (place === cpuDevice) return makeTensor(newArray(op, dims, dtype), dims, dtype) as Tensor<D>;
+  return makeTensor(newDeviceMemory(op, place, dims, dtype, true), dims, dtype) as Tensor<D>;
 }
 
-/** `zeros` without the checks, for outputs of ops. */
-export function allocate<D extends DType>(op: string, shape: readonly number[], dtype: D): Tensor<D> {
+/** A new tensor for the output of an op: on a GPU it holds anything. */
+export function allocate<D extends DType>(op: string, shape: readonly number[], dtype: D, device: number): Tensor<D> {
+  if (device === cpuDevice) return makeTensor(newArray(op, shape, dtype), shape, dtype);
+  return makeTensor(newDeviceMemory(op, device, shape, dtype, false), shape, dtype);
+}
+
+function newArray(op: string, shape: readonly number[], dtype: DType): TensorData {
   try {
-    return makeTensor(new arrayTypes[dtype](sizeOf(shape)), shape, dtype);
+    return new arrayTypes[dtype](sizeOf(shape));
   } catch (cause) {
     const message = `${op}: no memory for ${article(dtype)} tensor [${shape.join(", ")}]`;
     throw new FapoError("ERR_OUT_OF_MEMORY", message, { cause });
   }
 }
 
+function newDeviceMemory(
+  op: string,
+  device: number,
+  shape: readonly number[],
+  dtype: DType,
+  zeroed: boolean,
+): DeviceMemory {
+  const elementBytes = arrayTypes[dtype].BYTES_PER_ELEMENT;
+  const countable = Number.isSafeInteger(sizeOf(shape) * elementBytes);
+  expect(countable, op, "shape", "of fewer than 2^53 bytes", shape, "ERR_OUT_OF_MEMORY");
+  return DeviceMemory.allocate(op, device, sizeOf(shape), elementBytes, zeroed);
+}
+
 /**
- * Moves a tensor to another device. On the CPU a tensor that is there already is returned as it is.
- * @throws FapoError `ERR_NO_CUDA` when there is no such GPU to be used, with the reason; `ERR_DISPOSED`
+ * Copies a tensor to another device; one that is there already is returned as it is. All of its memory travels, the
+ * padding of strided rows included, and rows keep their stride. To the CPU it waits, as `synchronize` does; to a GPU it
+ * does not: the source may be changed at once. From GPU to GPU it goes through memory of the host.
+ * @throws FapoError `ERR_NO_CUDA` when there is no such GPU to be used, with the reason; `ERR_OUT_OF_MEMORY`;
+ *   `ERR_DISPOSED`; `ERR_CUDA` and, from a GPU, what kernels found wrong there
  */
 export function toDevice<D extends DType>(source: Tensor<D>, device: Device): Tensor<D> {
-  expect(isTensor(source), "toDevice", "the tensor", "a Tensor", source);
-  memory("toDevice", "the tensor", source);
-  checkDevice("toDevice", "device", device);
-  return source;
+  const op = "toDevice";
+  expect(isTensor(source), op, "the tensor", "a Tensor", source);
+  const data = memory(op, "the tensor", source);
+  const place = deviceNumber(op, "device", device);
+  if (source.device === device) return source;
+  const { dtype, shape, rowStride } = source;
+  const array = onHost(op, data, dtype);
+  if (place === cpuDevice) return makeTensor(array, shape, dtype, rowStride);
+  const elements = newDeviceMemory(op, place, [array.length], dtype, false);
+  const copy = makeTensor(elements, shape, dtype, rowStride);
+  try {
+    call(op, (native) => native.copyToDevice(elements.handle, 0, array));
+    return copy;
+  } catch (error) {
+    copy.dispose();
+    throw error;
+  }
 }
 
 /**
- * Waits until everything that was started on the device is done, and throws what went wrong there. On the CPU every op
- * is finished when it returns, so this returns at once.
- * @throws FapoError `ERR_NO_CUDA`, `ERR_CUDA`, `ERR_INVALID_ARGUMENT`
+ * Waits until everything that was started on the device is done, and throws what went wrong there: once. On the CPU
+ * every op is finished when it returns, so this returns at once.
+ * @throws FapoError `ERR_NO_CUDA`, `ERR_CUDA`, `ERR_INVALID_ARGUMENT`; `ERR_TOKEN_OUT_OF_RANGE` and
+ *   `ERR_INVALID_ARGUMENT` for ids, offsets and verdicts that lay on the GPU
  */
 export function synchronize(device: Device = "cpu"): void {
-  checkDevice("synchronize", "device", device);
+  const number = deviceNumber("synchronize", "device", device);
+  if (number !== cpuDevice) call("synchronize", (native) => native.synchronize(number));
 }
 
-/** Why `cuda:N` cannot be used: this build holds the CPU kernels alone. */
-export const noCudaReason = "this build of fapo-kernels has no CUDA kernels";
-
-/** Accepts `"cpu"`; names the reason for every `"cuda:N"`. */
-export function checkDevice(op: string, argument: string, device: unknown): asserts device is Device {
-  if (typeof device === "string" && /^cuda:\d+$/.test(device)) {
-    throw new FapoError(
-      "ERR_NO_CUDA",
-      `${op}: ${argument} is ${JSON.stringify(device)}, but ${noCudaReason}; use "cpu"`,
-    );
-  }
-  expect(device === "cpu", op, argument, '"cpu" or "cuda:0", "cuda:1", …', device);
+/** The number of a device that is there to be used: -1 for the CPU. Names the reason where a GPU is not. */
+export function deviceNumber(op: string, argument: string, device: unknown): number {
+  if (device === "cpu") return cpuDevice;
+  const named = typeof device === "string" && /^cuda:(0|[1-9]\d*)$/.test(device);
+  expect(named, op, argument, '"cpu" or "cuda:0", "cuda:1", …', device);
+  return cudaDevice(op, argument, device);
 }
 
 /**
@@ -285,6 +348,13 @@ export function sizeOf(shape: readonly number[]): number {
 
 export function isDType(value: unknown): value is DType {
   return typeof value === "string" && Object.hasOwn(arrayTypes, value);
+}
+
+/** `enum class DType` of native/tensor.h. */
+const dtypeIds: Record<DType, number> = { float32: 0, bfloat16: 1, float16: 2, int32: 3, uint8: 4, int8: 5 };
+
+export function nativeMatrix(op: string, argument: string, matrix: Tensor): NativeMatrix {
+  return { data: memory(op, argument, matrix), rowStride: matrix.rowStride, dtype: dtypeIds[matrix.dtype] };
 }
 
 /** The typed array class of a dtype. */

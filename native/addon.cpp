@@ -14,9 +14,36 @@
 namespace fapo {
 namespace {
 
-// Which memory an op reads and writes, to refuse outputs that overlap anything else.
+// Memory of a GPU that JavaScript holds: ours until JavaScript releases it or loses it, or borrowed.
+struct DeviceMemory {
+  int32_t device;
+  void* data;  // null once released
+  int64_t bytes;
+  bool owned;
+
+  void release(napi_env env) {
+    if (data == nullptr) return;
+    if (owned) {
+      cuda_library().release(device, data, bytes);
+      int64_t total;
+      napi_adjust_external_memory(env, -bytes, &total);
+    }
+    data = nullptr;
+  }
+};
+constexpr napi_type_tag kDeviceMemoryTag = {0x6661706f6b65726e, 0x6d656d6f72790001};
+
+// Which memory an op reads and writes, to refuse outputs that overlap anything else, and on which GPU it lies.
 class Ranges {
  public:
+  // All arrays of a call that are not on the host are on one GPU.
+  void place(const char* name, int32_t device) {
+    if (device == kCpu) return;
+    check(gpu_ == kCpu || gpu_ == device, name);
+    gpu_ = device;
+  }
+  int32_t gpu() const { return gpu_; }
+
   void add(const char* name, const void* data, int64_t bytes, bool output) {
     if (data == nullptr || bytes == 0) return;
     check(count_ < kMax, "too many arrays");
@@ -49,7 +76,31 @@ class Ranges {
   static constexpr int kMax = 32;
   Range ranges_[kMax];
   int count_ = 0;
+  int32_t gpu_ = kCpu;
 };
+
+// Finds the device that an argument struct names.
+struct DeviceFinder {
+  int32_t device = kCpu;
+
+  template <typename T>
+  void operator()(const char* name, T& field) {
+    if constexpr (std::is_same_v<T, int32_t>) {
+      if (std::string_view(name) == "device") device = field;
+    } else if constexpr (requires { field.fields(*this); }) {
+      field.fields(*this);
+    }
+  }
+};
+
+DeviceMemory& device_memory(napi_env env, napi_value value) {
+  bool ours = false;
+  void* memory = nullptr;
+  const bool ok = napi_check_object_type_tag(env, value, &kDeviceMemoryTag, &ours) == napi_ok && ours &&
+                  napi_get_value_external(env, value, &memory) == napi_ok;
+  check(ok, "expected memory of a GPU");
+  return *static_cast<DeviceMemory*>(memory);
+}
 
 template <typename T>
 struct ArrayType;
@@ -89,21 +140,22 @@ class FieldReader {
   template <typename T>
   void read(const char* name, napi_value value, Array<T>& array) {
     using Element = std::remove_const_t<T>;
-    const View view = view_of(value);
-    check(view.type == ArrayType<Element>::value, name);
-    array = {static_cast<T*>(view.data), view.length};
-    ranges_.add(name, view.data, view.length * static_cast<int64_t>(sizeof(T)), !std::is_const_v<T>);
+    const View view = view_of(name, value, sizeof(T));
+    check(view.device != kCpu || view.type == ArrayType<Element>::value, name);
+    array = {static_cast<T*>(view.data), view.length, view.device};
+    add(name, view, sizeof(T), !std::is_const_v<T>);
   }
 
   template <typename Void>
   void read(const char* name, napi_value value, BasicMatrix<Void>& matrix) {
-    const View view = view_of(property(value, "data"));
-    check(view.type == napi_float32_array || view.type == napi_uint16_array, name);
-    matrix = {view.data, view.length, static_cast<int64_t>(number(property(value, "rowStride"))),
-              static_cast<DType>(static_cast<int32_t>(number(property(value, "dtype"))))};
-    const bool wide = view.type == napi_float32_array;
-    check(wide == (matrix.dtype == DType::float32), name);
-    ranges_.add(name, view.data, view.length * (wide ? 4 : 2), !std::is_const_v<Void>);
+    const auto dtype = static_cast<DType>(static_cast<int32_t>(number(property(value, "dtype"))));
+    const bool wide = dtype == DType::float32;
+    check(wide || dtype == DType::bfloat16 || dtype == DType::float16, name);
+    const int64_t element = wide ? 4 : 2;
+    const View view = view_of(name, property(value, "data"), element);
+    check(view.device != kCpu || view.type == (wide ? napi_float32_array : napi_uint16_array), name);
+    matrix = {view.data, view.length, static_cast<int64_t>(number(property(value, "rowStride"))), dtype, view.device};
+    add(name, view, element, !std::is_const_v<Void>);
   }
 
   // A struct within a struct is an object within the object.
@@ -127,21 +179,42 @@ class FieldReader {
   }
 
   struct View {
-    napi_typedarray_type type;
-    void* data;
-    int64_t length;
+    void* data = nullptr;
+    int64_t length = 0;
+    int32_t device = kCpu;
+    napi_typedarray_type type{};  // on the host
   };
 
-  // Not TypedArray::ArrayBuffer(): that fails for an array over a SharedArrayBuffer. At length 0 the pointer may be
-  // null or dangling (detached, shrunk), and is not kept.
-  View view_of(napi_value value) const {
-    View view{};
+  // A typed array, or memory of a GPU. Not TypedArray::ArrayBuffer(): that fails for an array over a SharedArrayBuffer.
+  // At length 0 the pointer may be null or dangling (detached, shrunk), and is not kept.
+  View view_of(const char* name, napi_value value, int64_t element_bytes) const {
+    View view;
     size_t length = 0;
-    ok(napi_get_typedarray_info(env_, value, &view.type, &length, &view.data, nullptr, nullptr));
+    if (napi_get_typedarray_info(env_, value, &view.type, &length, &view.data, nullptr, nullptr) != napi_ok) {
+      return device_view_of(name, value, element_bytes);
+    }
     view.length = static_cast<int64_t>(length);
     static char empty;
     if (length == 0) view.data = &empty;
     return view;
+  }
+
+  // See DeviceMemory in lib/cuda.ts.
+  View device_view_of(const char* name, napi_value value, int64_t element_bytes) const {
+    const DeviceMemory& memory = device_memory(env_, property(value, "handle"));
+    if (memory.data == nullptr) throw Error("ERR_DISPOSED", std::string(name) + " has been disposed");
+    const double offset = number(property(value, "offset")), length = number(property(value, "length"));
+    check(offset >= 0.0 && length >= 0.0 && length <= static_cast<double>(memory.bytes), name);
+    const auto begin = static_cast<int64_t>(offset), count = static_cast<int64_t>(length);
+    check(begin <= memory.bytes && count * element_bytes <= memory.bytes - begin, name);
+    char* data = static_cast<char*>(memory.data) + begin;
+    check(reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(element_bytes) == 0, name);
+    return {data, count, memory.device};
+  }
+
+  void add(const char* name, const View& view, int64_t element_bytes, bool output) {
+    ranges_.place(name, view.device);
+    ranges_.add(name, view.data, view.length * element_bytes, output);
   }
 
   napi_value property(napi_value object, const char* name) const {
@@ -165,21 +238,27 @@ class FieldReader {
   Ranges& ranges_;
 };
 
-[[noreturn]] void rethrow(Napi::Env env, const char* code, const char* message) {
+[[noreturn]] void rethrow(Napi::Env env, const char* code, const char* message, const Error* from = nullptr) {
   Napi::Error error = Napi::Error::New(env, message);
   error.Set("code", code);
+  if (from != nullptr && from->cuda_error_name != nullptr) {
+    Napi::Object cuda_error = Napi::Object::New(env);
+    cuda_error.Set("number", Napi::Number::New(env, from->cuda_error));
+    cuda_error.Set("name", from->cuda_error_name);
+    error.Set("cudaError", cuda_error);
+  }
   throw error;
 }
 
 // Runs fn; every C++ exception becomes a JavaScript error with a code.
 template <typename Fn>
-void guarded(Napi::Env env, const Fn& fn) {
+decltype(auto) guarded(Napi::Env env, const Fn& fn) {
   try {
-    fn();
+    return fn();
   } catch (const Napi::Error&) {
     throw;
   } catch (const Error& e) {
-    rethrow(env, e.code, e.what());
+    rethrow(env, e.code, e.what(), &e);
   } catch (const std::bad_alloc&) {
     rethrow(env, "ERR_OUT_OF_MEMORY", "no memory for the op's work space");
   } catch (const std::exception& e) {
@@ -203,6 +282,11 @@ void call(const Napi::CallbackInfo& info) {
     FieldReader reader(info.Env(), info[0], ranges);
     args.fields(reader);
     ranges.check_overlap(in_place(args));
+    if (ranges.gpu() != kCpu) {
+      DeviceFinder named;
+      args.fields(named);
+      check(named.device == ranges.gpu(), "arrays of a GPU for an op elsewhere");
+    }
     op(args);
   });
 }
@@ -213,20 +297,218 @@ void set_threads_from(const Napi::CallbackInfo& info) {
 
 Napi::Value get_threads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads()); }
 
+// ---- CUDA: the library, and memory of GPUs
+
+int32_t device_from(const Napi::Value& value) { return value.As<Napi::Number>().Int32Value(); }
+int64_t bytes_from(const Napi::Value& value) { return value.As<Napi::Number>().Int64Value(); }
+
+uint64_t address_from(const Napi::Value& value) {
+  bool lossless = false;
+  const uint64_t address = value.As<Napi::BigInt>().Uint64Value(&lossless);
+  check(lossless, "expected an address of 64 bits");
+  return address;
+}
+
+void open_cuda(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const napi_type_tag tag = {kCudaLibraryTag[0], kCudaLibraryTag[1]};
+    bool tagged = false;
+    void* library = nullptr;
+    const bool ok = napi_check_object_type_tag(info.Env(), info[0], &tag, &tagged) == napi_ok && tagged &&
+                    napi_get_value_external(info.Env(), info[0], &library) == napi_ok;
+    if (!ok) throw Error("ERR_NO_CUDA", "this is no library of CUDA kernels");
+    set_cuda_library(static_cast<const CudaLibrary*>(library));
+  });
+}
+
+Napi::Value cuda_probe(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const CudaProbe probe = cuda_library().probe();
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("emulated", Napi::Boolean::New(info.Env(), cuda_library().emulated));
+    result.Set("devices", Napi::Number::New(info.Env(), probe.devices));
+    result.Set("status", Napi::Number::New(info.Env(), probe.status));
+    result.Set("statusName", probe.status_name);
+    result.Set("statusMessage", probe.status_message);
+    result.Set("driver", Napi::Number::New(info.Env(), probe.driver));
+    result.Set("runtime", Napi::Number::New(info.Env(), probe.runtime));
+    return Napi::Value(result);
+  });
+}
+
+Napi::Value device_info(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const CudaDeviceInfo found = cuda_library().device_info(device_from(info[0]));
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("name", found.name);
+    result.Set("reason", found.reason);
+    result.Set("computeMajor", Napi::Number::New(info.Env(), found.compute_major));
+    result.Set("computeMinor", Napi::Number::New(info.Env(), found.compute_minor));
+    result.Set("multiprocessors", Napi::Number::New(info.Env(), found.multiprocessors));
+    result.Set("memory", Napi::Number::New(info.Env(), static_cast<double>(found.total_bytes)));
+    return Napi::Value(result);
+  });
+}
+
+// An External over memory of a GPU, which it owns where `owned`.
+Napi::Value handle_of(Napi::Env env, const DeviceMemory& content) {
+  const auto finalize = [](napi_env finalizing, void* data, void*) {
+    auto* memory = static_cast<DeviceMemory*>(data);
+    memory->release(finalizing);
+    delete memory;
+  };
+  auto* memory = new DeviceMemory(content);
+  napi_value handle;
+  if (napi_create_external(env, memory, finalize, nullptr, &handle) != napi_ok) {
+    if (memory->owned) cuda_library().release(memory->device, memory->data, memory->bytes);
+    delete memory;
+    throw Napi::Error::New(env);
+  }
+  int64_t total;
+  if (content.owned) napi_adjust_external_memory(env, content.bytes, &total);
+  if (napi_type_tag_object(env, handle, &kDeviceMemoryTag) != napi_ok) throw Napi::Error::New(env);
+  return Napi::Value(env, handle);
+}
+
+// allocate(device, bytes, zeroed)
+Napi::Value allocate(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const int32_t device = device_from(info[0]);
+    const int64_t bytes = bytes_from(info[1]);
+    check(bytes >= 0, "bytes");
+    void* data = cuda_library().allocate(device, bytes, info[2].As<Napi::Boolean>());
+    return handle_of(info.Env(), {device, data, bytes, true});
+  });
+}
+
+// borrow(device, address, bytes): memory of someone else, after checks.
+Napi::Value borrow(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const int32_t device = device_from(info[0]);
+    const uint64_t address = address_from(info[1]);
+    const int64_t bytes = bytes_from(info[2]);
+    cuda_library().check_foreign(device, address, bytes);
+    return handle_of(info.Env(), {device, reinterpret_cast<void*>(address), bytes, false});
+  });
+}
+
+void release(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { device_memory(info.Env(), info[0]).release(info.Env()); });
+}
+
+struct Bytes {
+  void* data;
+  int64_t size;
+};
+
+Bytes host_bytes(Napi::Env env, napi_value array) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  check(napi_get_typedarray_info(env, array, &type, &length, &data, nullptr, nullptr) == napi_ok, "a typed array");
+  const int64_t element = type == napi_float32_array || type == napi_int32_array ? 4
+                          : type == napi_uint16_array                            ? 2
+                                                                                 : 1;
+  return {data, static_cast<int64_t>(length) * element};
+}
+
+// `bytes` of a piece of device memory from `offset` on.
+void* device_bytes(const DeviceMemory& memory, const Napi::Value& offset, int64_t bytes) {
+  const int64_t begin = bytes_from(offset);
+  if (memory.data == nullptr) throw Error("ERR_DISPOSED", "the tensor has been disposed");
+  check(begin >= 0 && begin <= memory.bytes && bytes <= memory.bytes - begin, "outside the memory");
+  return static_cast<char*>(memory.data) + begin;
+}
+
+// copyToDevice(handle, offset, array)
+void copy_to_device(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const DeviceMemory& memory = device_memory(info.Env(), info[0]);
+    const Bytes from = host_bytes(info.Env(), info[2]);
+    cuda_library().copy_to_device(memory.device, device_bytes(memory, info[1], from.size), from.data, from.size);
+  });
+}
+
+// copyToHost(array, handle, offset)
+void copy_to_host(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const DeviceMemory& memory = device_memory(info.Env(), info[1]);
+    const Bytes to = host_bytes(info.Env(), info[0]);
+    cuda_library().copy_to_host(memory.device, to.data, device_bytes(memory, info[2], to.size), to.size);
+  });
+}
+
+void synchronize(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { cuda_library().synchronize(device_from(info[0])); });
+}
+
+Napi::Value memory_info(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const CudaMemoryInfo found = cuda_library().memory_info(device_from(info[0]));
+    Napi::Object result = Napi::Object::New(info.Env());
+    const auto set = [&](const char* name, int64_t bytes) {
+      result.Set(name, Napi::Number::New(info.Env(), static_cast<double>(bytes)));
+    };
+    set("used", found.used), set("reserved", found.reserved), set("limit", found.limit);
+    set("free", found.free), set("total", found.total);
+    return Napi::Value(result);
+  });
+}
+
+void set_memory_limit(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { cuda_library().set_memory_limit(device_from(info[0]), bytes_from(info[1])); });
+}
+
+Napi::Value address_of(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const DeviceMemory& memory = device_memory(info.Env(), info[0]);
+    return Napi::Value(Napi::BigInt::New(info.Env(), uint64_t{reinterpret_cast<uintptr_t>(memory.data)}));
+  });
+}
+
+Napi::Value stream(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return Napi::Value(Napi::BigInt::New(info.Env(), cuda_library().stream(device_from(info[0]))));
+  });
+}
+
+// (device, stream)
+template <void (*CudaLibrary::*function)(int32_t device, uint64_t stream)>
+void with_stream(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { (cuda_library().*function)(device_from(info[0]), address_from(info[1])); });
+}
+
 // Every function JavaScript can call.
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  const auto function = [&](const char* name, auto call) { exports.Set(name, Napi::Function::New(env, call)); };
   exports.Set("isa", Napi::String::New(env, isa_kernels().name));
-  exports.Set("setThreads", Napi::Function::New(env, set_threads_from));
-  exports.Set("threads", Napi::Function::New(env, get_threads));
-  exports.Set("memoryFloor", Napi::Function::New(env, call<MemoryFloor, memory_floor>));
-  exports.Set("cast", Napi::Function::New(env, call<Cast, cast>));
-  exports.Set("tokenLogprob", Napi::Function::New(env, call<TokenLogprob, token_logprob>));
-  exports.Set("tokenLogprobBackward", Napi::Function::New(env, call<TokenLogprobBackward, token_logprob_backward>));
-  exports.Set("fapoPenalty", Napi::Function::New(env, call<FapoPenalty, fapo_penalty>));
-  exports.Set("groupAdvantage", Napi::Function::New(env, call<GroupAdvantage, group_advantage>));
-  exports.Set("fapoAdvantage", Napi::Function::New(env, call<FapoAdvantage, fapo_advantage>));
-  exports.Set("policyLoss", Napi::Function::New(env, call<PolicyLoss, policy_loss>));
-  exports.Set("fusedPolicyLoss", Napi::Function::New(env, call<FusedPolicyLoss, fused_policy_loss>));
+  function("setThreads", set_threads_from);
+  function("threads", get_threads);
+  function("memoryFloor", call<MemoryFloor, memory_floor>);
+  function("cast", call<Cast, cast>);
+  function("tokenLogprob", call<TokenLogprob, token_logprob>);
+  function("tokenLogprobBackward", call<TokenLogprobBackward, token_logprob_backward>);
+  function("fapoPenalty", call<FapoPenalty, fapo_penalty>);
+  function("groupAdvantage", call<GroupAdvantage, group_advantage>);
+  function("fapoAdvantage", call<FapoAdvantage, fapo_advantage>);
+  function("policyLoss", call<PolicyLoss, policy_loss>);
+  function("fusedPolicyLoss", call<FusedPolicyLoss, fused_policy_loss>);
+  function("openCuda", open_cuda);
+  function("cudaProbe", cuda_probe);
+  function("deviceInfo", device_info);
+  function("allocate", allocate);
+  function("borrow", borrow);
+  function("release", release);
+  function("copyToDevice", copy_to_device);
+  function("copyToHost", copy_to_host);
+  function("synchronize", synchronize);
+  function("memoryInfo", memory_info);
+  function("setMemoryLimit", set_memory_limit);
+  function("addressOf", address_of);
+  function("stream", stream);
+  function("setStream", with_stream<&CudaLibrary::set_stream>);
+  function("waitFor", with_stream<&CudaLibrary::wait_for>);
+  function("makeWait", with_stream<&CudaLibrary::make_wait>);
   return exports;
 }
 

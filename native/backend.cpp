@@ -1,11 +1,17 @@
 #include "native/backend.h"
 
+#include <atomic>
+
 #include "native/error.h"
 
 namespace fapo {
 namespace {
 
-constexpr Backend kCpuBackend = {
+std::atomic<const CudaLibrary*> opened{nullptr};
+
+}  // namespace
+
+const Backend kCpuBackend = {
     .cast = cpu::cast,
     .token_logprob = cpu::token_logprob,
     .token_logprob_backward = cpu::token_logprob_backward,
@@ -16,11 +22,18 @@ constexpr Backend kCpuBackend = {
     .fused_policy_loss = cpu::fused_policy_loss,
 };
 
-}  // namespace
+const CudaLibrary& cuda_library() {
+  const CudaLibrary* library = opened.load();
+  if (library == nullptr) throw Error("ERR_NO_CUDA", "the CUDA kernels have not been opened");
+  return *library;
+}
 
-const Backend& backend(int32_t device) {
-  if (device == kCpu) return kCpuBackend;
-  throw Error("ERR_NO_CUDA", "this build has no CUDA kernels");
+void set_cuda_library(const CudaLibrary* library) {
+  if (library->abi != kCudaAbi) throw Error("ERR_NO_CUDA", "the CUDA kernels are of another build than the addon");
+  const CudaLibrary* before = nullptr;
+  if (!opened.compare_exchange_strong(before, library) && before != library) {
+    throw Error("ERR_NO_CUDA", "another library of CUDA kernels is in use in this process");
+  }
 }
 
 }  // namespace fapo

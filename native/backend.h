@@ -11,14 +11,14 @@
 namespace fapo {
 
 struct Backend {
-  void (*cast)(const Cast&);
-  void (*token_logprob)(const TokenLogprob&);
-  void (*token_logprob_backward)(const TokenLogprobBackward&);
-  void (*fapo_penalty)(const FapoPenalty&);
-  void (*group_advantage)(const GroupAdvantage&);
-  void (*fapo_advantage)(const FapoAdvantage&);
-  void (*policy_loss)(const PolicyLoss&);
-  void (*fused_policy_loss)(const FusedPolicyLoss&);
+  void (*cast)(const Cast&) = nullptr;
+  void (*token_logprob)(const TokenLogprob&) = nullptr;
+  void (*token_logprob_backward)(const TokenLogprobBackward&) = nullptr;
+  void (*fapo_penalty)(const FapoPenalty&) = nullptr;
+  void (*group_advantage)(const GroupAdvantage&) = nullptr;
+  void (*fapo_advantage)(const FapoAdvantage&) = nullptr;
+  void (*policy_loss)(const PolicyLoss&) = nullptr;
+  void (*fused_policy_loss)(const FusedPolicyLoss&) = nullptr;
 };
 
 // What was found when the CUDA runtime was asked for its devices.
@@ -33,6 +33,7 @@ struct CudaProbe {
 
 struct CudaDeviceInfo {
   char name[256] = {};
+  char reason[512] = {};  // why it cannot be used; empty where it can, as far as that is known without using it
   int32_t compute_major = 0;
   int32_t compute_minor = 0;
   int32_t multiprocessors = 0;
@@ -47,6 +48,13 @@ struct CudaMemoryInfo {
   int64_t total = 0;
 };
 
+// An array of the host, and where it goes within one piece of device memory.
+struct CudaUpload {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+  int64_t offset = 0;
+};
+
 // What a library of CUDA kernels hands to the addon: the ops, and the memory they work on. Its functions may be called
 // from any thread, and throw fapo::Error. Addresses are of device memory.
 struct CudaLibrary {
@@ -58,6 +66,7 @@ struct CudaLibrary {
   void* (*allocate)(int32_t device, int64_t bytes, bool zeroed) = nullptr;
   void (*release)(int32_t device, void* data, int64_t bytes) noexcept = nullptr;  // when what was enqueued is done
   // Host memory is read or written inside the call, and not afterwards.
+  void* (*upload)(int32_t device, const CudaUpload* arrays, int32_t count, int64_t bytes) = nullptr;  // to be released
   void (*copy_to_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
   void (*copy_to_host)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;  // waits, as synchronize
   void (*copy_on_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
@@ -68,8 +77,12 @@ struct CudaLibrary {
   void (*set_stream)(int32_t device, uint64_t stream) = nullptr;  // 0: our own again
   void (*wait_for)(int32_t device, uint64_t stream) = nullptr;    // ours waits for what is on that one
   void (*make_wait)(int32_t device, uint64_t stream) = nullptr;   // that one waits for what is on ours
+  // Throws ERR_INVALID_ARGUMENT unless it is memory of that device.
   void (*check_foreign)(int32_t device, uint64_t address, int64_t bytes) = nullptr;
 };
+
+// napi_type_tag of the External over it.
+constexpr uint64_t kCudaLibraryTag[2] = {0x6661706f6b65726e, 0x6c73637564616c69};
 
 // Differs between builds whose structs differ.
 constexpr uint64_t kCudaAbi =
@@ -82,7 +95,12 @@ constexpr uint64_t kCudaAbi =
         31 +
     1;
 
-// Arguments are already checked. Throws ERR_NO_CUDA for a device that has no backend.
-const Backend& backend(int32_t device);
+// The CUDA library of this process, once it has been opened; throws ERR_NO_CUDA before. It stays for good.
+const CudaLibrary& cuda_library();
+
+// Throws ERR_NO_CUDA for a library of another build, or where another one is in use.
+void set_cuda_library(const CudaLibrary* library);
+
+extern const Backend kCpuBackend;
 
 }  // namespace fapo

@@ -1,8 +1,9 @@
 // Builds the native addon with cmake-js.
 //   node scripts/build-native.mjs           configure, then build, into build/Release
-//   node scripts/build-native.mjs --stage   also copy it to prebuilds/, which `npm pack` takes along
+//   node scripts/build-native.mjs --stage   also copy what was built to prebuilds/, which `npm pack` takes along
 //   node scripts/build-native.mjs --clean   from nothing
-// JOBS=2 limits the compilers that run at once; CMAKE_OPTIONS="FAPO_WERROR=ON" sets CMake variables.
+// JOBS=2 limits the compilers that run at once; CMAKE_OPTIONS="FAPO_CUDA=OFF FAPO_WERROR=ON" sets CMake
+// variables.
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -50,7 +51,11 @@ if (flags.has("--stage")) {
   const folder = path.join(root, "prebuilds", `${process.platform}-${process.arch}`);
   const libc = process.platform !== "linux" ? "" : existsSync("/etc/alpine-release") ? ".musl" : ".glibc";
   mkdirSync(folder, { recursive: true });
-  copyFileSync(path.join(root, "build", "Release", "fapo_kernels.node"), path.join(folder, `fapo-kernels${libc}.node`));
+  const built = path.join(root, "build", "Release");
+  copyFileSync(path.join(built, "fapo_kernels.node"), path.join(folder, `fapo-kernels${libc}.node`));
+  const cuda = "fapo_kernels_cuda.so";
+  rmSync(path.join(folder, cuda), { force: true });
+  if (existsSync(path.join(built, cuda))) copyFileSync(path.join(built, cuda), path.join(folder, cuda));
 }
 
 function cmakeJs(...args) {

@@ -30,7 +30,8 @@ const files = (folder, pattern) =>
   readdirSync(folder, { recursive: true })
     .map((file) => path.join(folder, String(file)))
     .filter((file) => pattern.test(file));
-const cpp = files("native", /\.(h|cpp)$/);
+const native = files("native", /\.(h|cpp)$/);
+const cpp = [...native, ...files("cuda", /\.(h|cuh|cpp|cu)$/)];
 const cppFormatted = [...cpp, ...files("test/native", /\.cpp$/)];
 
 if (flags.has("--format")) {
@@ -54,9 +55,19 @@ function rule(name, applies, forbidden) {
   }
   report(name, hits.length === 0, hits.join("\n"));
 }
-const isCpp = (file) => file.startsWith("native");
-rule("house: napi.h only in native/addon.cpp", (f) => isCpp(f) && f !== "native/addon.cpp", /napi\.h|node_api\.h/);
-rule("house: no CUDA runtime in native/", isCpp, /cuda_runtime/);
+const isCpp = (file) => /^(native|cuda)/.test(file);
+rule("house: napi.h only in native/addon.cpp", (f) => isCpp(f) && f !== "native/addon.cpp", /napi\.h/);
+rule(
+  "house: node_api.h only in cuda/library.cpp",
+  (f) => isCpp(f) && f !== "cuda/library.cpp" && f !== "native/addon.cpp",
+  /node_api\.h/,
+);
+rule("house: no CUDA runtime in native/", (f) => f.startsWith("native"), /cuda_runtime/);
+rule(
+  "house: shared memory and PTX only in cuda/device.cuh",
+  (f) => isCpp(f) && f !== "cuda/device.cuh",
+  /__shared__|\basm\b/,
+);
 rule(
   "house: native/math includes only <cmath>, <cstdint> and itself",
   (f) => f.startsWith("native/math"),
@@ -103,7 +114,7 @@ if (!flags.has("--quick")) {
     (name) => spawnSync(name, ["--version"]).status === 0,
   );
   if (tidy) {
-    const sources = cpp.filter((file) => file.endsWith(".cpp") && !file.endsWith("_isa.cpp"));
+    const sources = native.filter((file) => file.endsWith(".cpp") && !file.endsWith("_isa.cpp"));
     command("C++: lint (clang-tidy)", tidy, ["-p", "build", "--quiet", ...sources]);
   } else {
     report(

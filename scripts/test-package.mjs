@@ -35,13 +35,14 @@ try {
     rmSync(path.join(root, "prebuilds"), { recursive: true, force: true });
     run("npm", ["run", "prebuildify"]);
     const found = readdirSync(path.join(root, folder));
-    assert.equal(found.length, 1, `${folder} holds ${found}`);
-    assert.match(found[0], /^fapo-kernels(\.(glibc|musl))?\.node$/);
+    const allowed = /^(fapo-kernels(\.(glibc|musl))?\.node|fapo_kernels_cuda\.so)$/;
+    assert.ok(found.some((file) => file.endsWith(".node")) && found.every((file) => allowed.test(file)), `${found}`);
+    console.log(`     ${found.join(", ")}`);
   });
 
   step("the prebuilt file needs no newer glibc than 2.27", () => {
     if (process.platform !== "linux") return;
-    const [file] = readdirSync(path.join(root, folder));
+    const file = readdirSync(path.join(root, folder)).find((name) => name.endsWith(".node"));
     const table = run("objdump", ["-T", path.join(folder, file)]);
     const versions = [...table.matchAll(/\bGLIBC_2\.(\d+)/g)].map(([, minor]) => Number(minor));
     assert.ok(versions.length > 0 && Math.max(...versions) <= 27, `GLIBC_2.${Math.max(...versions)}`);
@@ -51,7 +52,7 @@ try {
     const [packed] = JSON.parse(run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", work]));
     tarball = path.join(work, packed.filename);
     const allowed =
-      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|CMakeLists\.txt|dist\/.+\.(js|d\.ts)|docs\/.+\.(md|svg)|native\/.+\.(h|cpp|map)|scripts\/build-native\.mjs|prebuilds\/[\w-]+\/fapo-kernels(\.(glibc|musl))?\.node)$/;
+      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|CMakeLists\.txt|dist\/.+\.(js|d\.ts)|docs\/.+\.(md|svg)|native\/.+\.(h|cpp|map)|cuda\/.+\.(h|cuh|cpp|cu|map)|scripts\/build-native\.mjs|prebuilds\/[\w-]+\/(fapo-kernels(\.(glibc|musl))?\.node|fapo_kernels_cuda\.so))$/;
     const names = packed.files.map((file) => file.path);
     assert.deepEqual(
       names.filter((name) => !allowed.test(name)),
@@ -150,6 +151,21 @@ try {
       ],
       { cwd: app },
     );
+  });
+  step("without a driver devices() says why there is no CUDA", () => {
+    const said = evaluate(
+      "module",
+      'import { devices } from "fapo-kernels"; console.log(JSON.stringify(devices().cuda));',
+    );
+    const { available, reason, devices } = JSON.parse(said);
+    assert.ok(available ? devices.length > 0 : reason.length > 0, said);
+    console.log(`     ${available ? devices.map(({ name }) => name).join(", ") : reason}`);
+  });
+  step("no published file has a symbol of the emulated GPU", () => {
+    for (const file of readdirSync(path.join(root, folder))) {
+      const symbols = run("nm", ["-C", "-D", path.join(folder, file)]) + run("strings", [path.join(folder, file)]);
+      assert.ok(!/cuda_emu/.test(symbols), file);
+    }
   });
   step("without a prebuilt file it says so", () => {
     rmSync(path.join(app, "node_modules/fapo-kernels/prebuilds"), { recursive: true });

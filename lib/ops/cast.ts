@@ -1,8 +1,7 @@
 /** cast: between the floating-point dtypes. */
-import { cpuDevice, nativeMatrix, run } from "../addon.ts";
 import { Arguments } from "../arguments.ts";
 import { expect } from "../check.ts";
-import { allocate, type DType, isTensor, sizeOf, type Tensor } from "../tensor.ts";
+import { allocate, type DType, isTensor, nativeMatrix, sizeOf, type Tensor } from "../tensor.ts";
 
 const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
 
@@ -15,7 +14,8 @@ export interface CastOptions {
  * A packed copy of a tensor in another floating-point dtype: widening is exact, narrowing rounds to nearest even and
  * keeps NaN. The way to bfloat16 logits in JavaScript.
  *
- * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
+ * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_DEVICE_MISMATCH`, `ERR_OUT_OF_MEMORY`,
+ *   `ERR_DISPOSED`, `ERR_CUDA`
  */
 export function cast<D extends DType>(source: Tensor, dtype: D, options: CastOptions = {}): Tensor<D> {
   const op = "cast";
@@ -33,18 +33,21 @@ export function cast<D extends DType>(source: Tensor, dtype: D, options: CastOpt
     "ERR_UNSUPPORTED_DTYPE",
   );
   expect(floatingDTypes.includes(dtype), op, "dtype", wanted, dtype, "ERR_UNSUPPORTED_DTYPE");
-  const { shape, device } = source;
+  args.locate("the tensor", source);
+  const { shape } = source;
   const native = nativeMatrix(op, "the tensor", source);
   // Only a matrix can be strided; anything else is one long row.
   const matrix = shape.length === 2;
   const columns = matrix ? shape[1]! : sizeOf(shape);
   const needed = sizeOf(shape) === 0 ? 0 : matrix ? (shape[0]! - 1) * source.rowStride + columns : columns;
   expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
-  const result = out === undefined ? allocate(op, shape, dtype) : args.output("out", out, { dtype, shape });
+  const result =
+    out === undefined
+      ? args.made(() => allocate(op, shape, dtype, args.device))
+      : args.output("out", out, { dtype, shape });
   const packed = { rowStride: columns };
-  expect(device === "cpu", op, "the tensor's device", "cpu", device, "ERR_DEVICE_MISMATCH");
-  run("cast", {
-    device: cpuDevice,
+  args.run("cast", {
+    device: args.device,
     source: matrix ? native : { ...native, ...packed },
     rows: matrix ? shape[0]! : 1,
     columns,

@@ -1,5 +1,4 @@
 /** fapoAdvantage: verdicts to advantages in one call. */
-import { run } from "../addon.ts";
 import { Arguments } from "../arguments.ts";
 import {
   type FapoPenaltyOptions,
@@ -39,11 +38,10 @@ export function fapoAdvantage(options: FapoAdvantageOptions): FapoAdvantageResul
   const grouping = readGrouping(args, sequences);
   const convention = readConvention(args);
   const { result, tensors } = args.outputs({ ...penaltyOutputs(sequences), ...advantageOutputs(grouping) });
-  args.done();
 
   // Native code links the penalty's outputs to the inputs that are missing here.
-  const inputs = { device: verdicts.device, rewards: undefined, valid: undefined, varianceRewards: undefined };
-  run("fapoAdvantage", {
+  const inputs = { rewards: undefined, valid: undefined, varianceRewards: undefined };
+  args.run("fapoAdvantage", {
     penalty: nativePenalty(args, verdicts, tensors),
     advantage: nativeAdvantage(args, inputs, grouping, convention, tensors),
   });

@@ -1,5 +1,5 @@
 /** fapoPenalty: verdicts to rewards. */
-import { type NativeFapoPenalty, run } from "../addon.ts";
+import type { Memory, NativeFapoPenalty } from "../addon.ts";
 import {
   Arguments,
   type Int8Input,
@@ -10,7 +10,7 @@ import {
   type OutputSpec,
   type Uint8Input,
 } from "../arguments.ts";
-import { type Device, memory, type Tensor, type TensorData } from "../tensor.ts";
+import { type Device, memory, type Tensor } from "../tensor.ts";
 
 /** What to do with a right answer that has no verdict: the first is the default. */
 export type UnknownVerdict = "sound" | "flawed" | "exclude";
@@ -69,9 +69,8 @@ export function fapoPenalty(options: FapoPenaltyOptions): FapoPenaltyResult {
   const args = new Arguments("fapoPenalty", options);
   const verdicts = readVerdicts(args);
   const { result, tensors } = args.outputs(penaltyOutputs(verdicts.correct.length));
-  args.done();
 
-  run("fapoPenalty", nativePenalty(args, verdicts, tensors));
+  args.run("fapoPenalty", nativePenalty(args, verdicts, tensors));
   return result as unknown as FapoPenaltyResult;
 }
 
@@ -86,13 +85,13 @@ type Verdicts = ReturnType<typeof readVerdicts>;
 
 /** The argument struct of the native op: one literal, because V8 makes objects built by spreading slow to read. */
 export function nativePenalty(
-  { op }: Arguments,
+  { op, device }: Arguments,
   verdicts: Verdicts,
   tensors: Record<PenaltyOutput, Tensor>,
 ): NativeFapoPenalty {
   const { overlong } = verdicts;
   return {
-    device: verdicts.device,
+    device,
     correct: verdicts.correct,
     flawed: verdicts.flawed,
     responseLengths: verdicts.responseLengths,
@@ -112,17 +111,16 @@ export function nativePenalty(
 
 /** Reads the options of FapoPenaltyOptions but `out`. */
 export function readVerdicts(args: Arguments): {
-  device: number;
-  correct: TensorData;
-  flawed: TensorData;
-  responseLengths: TensorData | undefined;
+  correct: Memory;
+  flawed: Memory;
+  responseLengths: Memory | undefined;
   flawedPenalty: number;
   unknownVerdict: number;
   rewardCorrect: number;
   rewardWrong: number;
   overlong: Required<OverlongOptions>;
 } {
-  const device = args.device();
+  args.readDevice();
   const correct = args.arrayOfAnyLength("correct", "uint8", "plain");
   const flawed = args.array("flawed", "int8", correct.length, "plain");
   const responseLengths = args.optionalArray("responseLengths", "int32", correct.length, "plain");
@@ -134,7 +132,6 @@ export function readVerdicts(args: Arguments): {
   if (overlong && !responseLengths) args.conflict("overlong needs responseLengths");
   if (!overlong && responseLengths) args.conflict("responseLengths are given, but no overlong");
   return {
-    device,
     correct,
     flawed,
     responseLengths,

@@ -1,7 +1,6 @@
 /** fusedPolicyLoss: logits to loss, gradient and metrics in one pass. */
-import { nativeMatrix, run } from "../addon.ts";
 import { Arguments, isFiniteNumber } from "../arguments.ts";
-import { memory, type Tensor } from "../tensor.ts";
+import { memory, nativeMatrix, type Tensor } from "../tensor.ts";
 import { metricsOutput, type PolicyBatchOptions, type PolicyMetrics, readPolicyBatch } from "./policyLoss.ts";
 import { gradLogitsOutput, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
 
@@ -47,8 +46,7 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   const args = new Arguments("fusedPolicyLoss", options);
   const { logits, native } = readTokenLogits(args);
   const rows = logits.shape[0]!;
-  const { metrics, storage } = metricsOutput(args);
-  const batch = readPolicyBatch(args, rows, storage);
+  const batch = readPolicyBatch(args, rows);
   batch.entropyCoef = args.number("entropyCoef", 0, "a finite number", isFiniteNumber);
   const entropy = args.boolean("entropy") || batch.entropyCoef !== 0;
   const inPlace = args.boolean("inPlace");
@@ -59,13 +57,15 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
     lse: row,
     entropy: entropy ? row : undefined,
   } as const;
+  const { metrics, storage } = metricsOutput(args);
   const { gradLogits, result, tensors } = gradLogitsOutput<keyof typeof specs>(args, logits, inPlace, specs, {
     metrics,
   });
-  args.done();
 
   batch.loss = memory(args.op, "out.loss", tensors.loss);
-  run("fusedPolicyLoss", {
+  batch.metrics = storage.metrics;
+  batch.counts = storage.counts;
+  args.run("fusedPolicyLoss", {
     tokens: native,
     batch,
     inPlace,

@@ -1,5 +1,5 @@
 /** groupAdvantage: rewards to advantages, group by group. */
-import { type NativeGroupAdvantage, type NativeGrouping, run } from "../addon.ts";
+import type { NativeGroupAdvantage, NativeGrouping } from "../addon.ts";
 import type { Uint8Input } from "../arguments.ts";
 import { Arguments, type FloatInput, type Int32Input, isCount, isNotNegative, type OutputSpec } from "../arguments.ts";
 import { type Device, memory, type Tensor } from "../tensor.ts";
@@ -71,17 +71,16 @@ export interface GroupAdvantageResult {
  */
 export function groupAdvantage(options: GroupAdvantageOptions): GroupAdvantageResult {
   const args = new Arguments("groupAdvantage", options);
-  const device = args.device();
+  args.readDevice();
   const rewards = args.arrayOfAnyLength("rewards", "float32", "plain");
   const valid = args.optionalArray("valid", "uint8", rewards.length, "plain");
   const varianceRewards = args.optionalArray("varianceRewards", "float32", rewards.length, "plain");
   const grouping = readGrouping(args, rewards.length);
   const convention = readConvention(args);
   const { result, tensors } = args.outputs(advantageOutputs(grouping));
-  args.done();
 
-  const inputs = { device, rewards, valid, varianceRewards };
-  run("groupAdvantage", nativeAdvantage(args, inputs, grouping, convention, tensors));
+  const inputs = { rewards, valid, varianceRewards };
+  args.run("groupAdvantage", nativeAdvantage(args, inputs, grouping, convention, tensors));
   return result as unknown as GroupAdvantageResult;
 }
 
@@ -97,19 +96,19 @@ export function advantageOutputs({ sequences, groups }: NativeGrouping): Record<
   };
 }
 
-type Inputs = Pick<NativeGroupAdvantage, "device" | "rewards" | "valid" | "varianceRewards">;
+type Inputs = Pick<NativeGroupAdvantage, "rewards" | "valid" | "varianceRewards">;
 type Convention = Pick<NativeGroupAdvantage, "baseline" | "scale" | "ddof" | "epsilon" | "singleton">;
 
 /** The argument struct of the native op: one literal, because V8 makes objects built by spreading slow to read. */
 export function nativeAdvantage(
-  { op }: Arguments,
+  { op, device }: Arguments,
   inputs: Inputs,
   grouping: NativeGrouping,
   convention: Convention,
   tensors: Record<AdvantageOutput, Tensor>,
 ): NativeGroupAdvantage {
   return {
-    device: inputs.device,
+    device,
     grouping,
     rewards: inputs.rewards,
     valid: inputs.valid,

@@ -1,6 +1,6 @@
 /** learningProgress: where a group stands between warm-up and refinement. */
 import { Arguments, type Int8Input, isNotNegative, type Uint8Input } from "../arguments.ts";
-import type { TensorData } from "../tensor.ts";
+import { onHost, type TensorData } from "../tensor.ts";
 import { type UnknownVerdict, unknownVerdicts } from "./fapoPenalty.ts";
 import { type GroupingOptions, readGrouping } from "./groupAdvantage.ts";
 
@@ -51,14 +51,15 @@ export interface LearningProgressResult {
 /**
  * Learning progress of FAPO (arXiv 2510.22543, eq. 16-19): per group and for the batch, the shares of fully correct
  * (alpha), wrong (beta) and flawed (gamma) responses, rho = alpha / beta, and whether a flawed positive is already
- * worse than the group's mean. That holds per prompt group, not at one moment of training.
+ * worse than the group's mean. That holds per prompt group, not at one moment of training. Computed on the host: tensors
+ * of a GPU are copied there.
  *
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_DISPOSED`
  */
 export function learningProgress(options: LearningProgressOptions): LearningProgressResult {
   const args = new Arguments("learningProgress", options);
-  const correct = args.arrayOfAnyLength("correct", "uint8", "plain");
-  const flawed = args.array("flawed", "int8", correct.length, "plain");
+  const correct = onHost(args.op, args.arrayOfAnyLength("correct", "uint8", "plain"), "uint8");
+  const flawed = onHost(args.op, args.array("flawed", "int8", correct.length, "plain"), "int8");
   const unknownVerdict = unknownVerdicts[args.choice("unknownVerdict", unknownVerdicts)]!;
   const lambda = args.number("flawedPenalty", 1, "a number of at least 0", isNotNegative);
   const grouping = readGrouping(args, correct.length);
@@ -141,8 +142,9 @@ function ratio(part: number, whole: number): number {
 
 /** The group of a response, with the checks that the native ops make. */
 function groupLookup(args: Arguments, grouping: ReturnType<typeof readGrouping>): (i: number) => number {
-  const { groupSize, groupIds, groups, sequences } = grouping;
-  if (groupIds) {
+  const { groupSize, groups, sequences } = grouping;
+  if (grouping.groupIds) {
+    const groupIds = onHost(args.op, grouping.groupIds, "int32");
     return (i) => {
       const id = groupIds[i]!;
       if (id < 0 || id >= groups) args.fail(`groupIds[${i}]`, `in 0..${groups - 1}`, id);
@@ -150,7 +152,7 @@ function groupLookup(args: Arguments, grouping: ReturnType<typeof readGrouping>)
     };
   }
   if (!grouping.groupOffsets) return (i) => Math.floor(i / groupSize);
-  const of = groupsOfOffsets(args, grouping.groupOffsets, sequences);
+  const of = groupsOfOffsets(args, onHost(args.op, grouping.groupOffsets, "int32"), sequences);
   return (i) => of[i]!;
 }
 

@@ -1,5 +1,5 @@
 /** policyLoss: log-probs to the clipped loss, its gradient and metrics. */
-import { type NativePolicyBatch, run } from "../addon.ts";
+import { cpuDevice, type Memory, type NativePolicyBatch } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
@@ -10,6 +10,7 @@ import {
   isPositive,
   type Uint8Input,
 } from "../arguments.ts";
+import { DeviceMemory } from "../cuda.ts";
 import { type Device, makeTensor, memory, type Tensor } from "../tensor.ts";
 
 export type KlEstimator = "none" | "k1" | "k2" | "k3";
@@ -118,21 +119,22 @@ export interface PolicyLossResult {
  */
 export function policyLoss(options: PolicyLossOptions): PolicyLossResult {
   const args = new Arguments("policyLoss", options);
-  const device = args.device();
+  args.readDevice();
   const logprobs = args.arrayOfAnyLength("logprobs", "float32");
   const tokens = logprobs.length;
   const responseMask = args.optionalArray("responseMask", "uint8", tokens);
+  const batch = readPolicyBatch(args, tokens);
   const { metrics, storage } = metricsOutput(args);
-  const batch = readPolicyBatch(args, tokens, storage);
   const { result, tensors } = args.outputs(
     { loss: { dtype: "float32", shape: [] }, gradLogprobs: { dtype: "float32", shape: [tokens] } },
     { metrics },
   );
-  args.done();
 
   batch.loss = memory(args.op, "out.loss", tensors.loss);
-  run("policyLoss", {
-    device,
+  batch.metrics = storage.metrics;
+  batch.counts = storage.counts;
+  args.run("policyLoss", {
+    device: args.device,
     tokens,
     logprobs,
     responseMask,
@@ -142,8 +144,8 @@ export function policyLoss(options: PolicyLossOptions): PolicyLossResult {
   return result as unknown as PolicyLossResult;
 }
 
-/** Reads the options of PolicyBatchOptions but `device`. `loss` is still to be set. */
-export function readPolicyBatch(args: Arguments, tokens: number, storage: MetricsStorage): NativePolicyBatch {
+/** Reads the options of PolicyBatchOptions but `device`. Outputs are still to be set. */
+export function readPolicyBatch(args: Arguments, tokens: number): NativePolicyBatch {
   const cuSeqlens = args.optionalArrayOfAnyLength("cuSeqlens", "int32", "plain");
   if (cuSeqlens?.length === 0) args.fail("cuSeqlens", "of at least one element", cuSeqlens);
   const sequences = cuSeqlens && cuSeqlens.length - 1;
@@ -194,14 +196,14 @@ export function readPolicyBatch(args: Arguments, tokens: number, storage: Metric
     gradScale: args.number("gradScale", 1, "a finite number", isFiniteNumber),
     entropyCoef: 0,
     loss: undefined,
-    metrics: storage.metrics,
-    counts: storage.counts,
+    metrics: undefined,
+    counts: undefined,
   };
 }
 
-export interface MetricsStorage {
-  metrics: Float32Array;
-  counts: Int32Array;
+interface MetricsStorage {
+  metrics: Memory;
+  counts: Memory;
 }
 
 /** The memory behind metrics of ours: nothing else is taken for metrics. */
@@ -227,17 +229,30 @@ export function metricsOutput(args: Arguments): { metrics: PolicyMetrics; storag
     const metrics = Object.getOwnPropertyDescriptor(out, "metrics")?.value;
     const storage = typeof metrics === "object" && metrics !== null ? storages.get(metrics) : undefined;
     if (!storage) args.fail("out.metrics", `the metrics of an earlier ${args.op}`, metrics);
+    args.locate("out.metrics", metrics.tokens);
     return { metrics, storage };
   }
-  const storage = { metrics: new Float32Array(metricNames.length), counts: new Int32Array(countNames.length) };
+  const storage = newStorage(args);
   const scalars: Record<string, Tensor> = {};
   for (const [i, name] of metricNames.entries()) {
-    scalars[name] = makeTensor(storage.metrics.subarray(i, i + 1), [], "float32");
+    scalars[name] = args.made(() => makeTensor(part(storage.metrics, i), [], "float32"));
   }
   for (const [i, name] of countNames.entries()) {
-    scalars[name] = makeTensor(storage.counts.subarray(i, i + 1), [], "int32");
+    scalars[name] = args.made(() => makeTensor(part(storage.counts, i), [], "int32"));
   }
   const metrics = Object.freeze(scalars) as unknown as PolicyMetrics;
   storages.set(metrics, storage);
   return { metrics, storage };
+}
+
+/** All scalars in one piece of memory. */
+function newStorage(args: Arguments): MetricsStorage {
+  const [floats, integers] = [metricNames.length, countNames.length];
+  if (args.device === cpuDevice) return { metrics: new Float32Array(floats), counts: new Int32Array(integers) };
+  const whole = DeviceMemory.allocate(args.op, args.device, floats + integers, 4, false);
+  return { metrics: whole.part(0, floats), counts: whole.part(floats * 4, integers) };
+}
+
+function part(data: Memory, i: number): Memory {
+  return data instanceof DeviceMemory ? data.part(i * 4, 1) : data.subarray(i, i + 1);
 }

@@ -1,5 +1,5 @@
 /** tokenLogprob and its backward pass. */
-import { type NativeTokenLogits, nativeMatrix, run } from "../addon.ts";
+import type { NativeTokenLogits } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
@@ -8,7 +8,7 @@ import {
   isPositive,
   type Uint8Input,
 } from "../arguments.ts";
-import { type Device, memory, type Tensor } from "../tensor.ts";
+import { type Device, memory, nativeMatrix, type Tensor } from "../tensor.ts";
 
 /** Rows of logits with one chosen token each; shared by every op over a vocabulary. */
 export interface TokenLogitsOptions {
@@ -59,9 +59,8 @@ export function tokenLogprob(options: TokenLogprobOptions): TokenLogprobResult {
   const entropy = args.boolean("entropy");
   const row = { dtype: "float32", shape: [logits.shape[0]!] } as const;
   const { result, tensors } = args.outputs({ logprobs: row, lse: row, entropy: entropy ? row : undefined });
-  args.done();
 
-  run("tokenLogprob", {
+  args.run("tokenLogprob", {
     tokens: native,
     logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
     lse: memory(args.op, "out.lse", tensors.lse),
@@ -116,9 +115,8 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
   const gradScale = args.number("gradScale", 1, "a finite number", isFiniteNumber);
   const inPlace = args.boolean("inPlace");
   const { gradLogits, result } = gradLogitsOutput(args, logits, inPlace);
-  args.done();
 
-  run("tokenLogprobBackward", {
+  args.run("tokenLogprobBackward", {
     tokens: native,
     logprobs,
     lse,
@@ -135,7 +133,7 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
 
 /** Reads the options of TokenLogitsOptions. */
 export function readTokenLogits(args: Arguments): { logits: Tensor; native: NativeTokenLogits } {
-  const device = args.device();
+  args.readDevice();
   const logits = args.logits("logits");
   const [rows, vocab] = logits.shape as [number, number];
   const tokenIds = args.array("tokenIds", "int32", rows);
@@ -145,7 +143,7 @@ export function readTokenLogits(args: Arguments): { logits: Tensor; native: Nati
   if (logitSoftcap / temperature > 1e30) args.conflict("logitSoftcap / temperature is above 1e30");
   const ignoreIndex = args.number("ignoreIndex", -100, "an integer", Number.isSafeInteger);
   const native: NativeTokenLogits = {
-    device,
+    device: args.device,
     logits: nativeMatrix(args.op, "logits", logits),
     tokenIds,
     responseMask,

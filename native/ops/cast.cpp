@@ -1,15 +1,15 @@
 #include "native/ops/cast.h"
 
-#include "native/backend.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
+#include "native/run_on.h"
 
 namespace fapo {
 
 void cast(const Cast& args) {
   check(holds(args.source, args.rows, args.columns), "source does not hold [rows, columns]");
   check(holds(args.result, args.rows, args.columns), "result does not hold [rows, columns]");
-  backend(args.device).cast(args);
+  run_on(args.device, &Backend::cast, args);
 }
 
 void cpu::cast(const Cast& args) {

@@ -1,13 +1,13 @@
 #include "native/ops/fapo_advantage.h"
 
-#include "native/backend.h"
+#include "native/run_on.h"
 
 namespace fapo {
 namespace {
 
 template <typename T>
 Array<const T> as_input(const Array<T>& output) {
-  return {output.data, output.size};
+  return {output.data, output.size, output.device};
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ void fapo_advantage(const FapoAdvantage& args) {
   linked.advantage.variance_rewards = as_input(args.penalty.fapo_rewards);
   check_verdicts(linked.penalty);
   check_groups(linked.advantage);
-  backend(args.penalty.device).fapo_advantage(linked);
+  run_on(args.penalty.device, &Backend::fapo_advantage, linked);
 }
 
 void cpu::fapo_advantage(const FapoAdvantage& args) {

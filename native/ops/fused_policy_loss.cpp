@@ -2,9 +2,9 @@
 
 #include <type_traits>
 
-#include "native/backend.h"
 #include "native/dispatch.h"
 #include "native/ops/policy_plan.h"
+#include "native/run_on.h"
 #include "native/simd/row_loop.h"
 
 namespace fapo {
@@ -12,13 +12,13 @@ namespace fapo {
 void fused_policy_loss(const FusedPolicyLoss& args) {
   check_tokens(args.tokens);
   const int64_t rows = args.tokens.rows;
-  check_batch(args.batch, rows, args.tokens.device);
+  check_batch(args.batch, rows);
   check(args.logprobs.size == rows && args.lse.size == rows, "logprobs.length or lse.length != rows");
   check(!args.entropy || args.entropy.size == rows, "entropy.length != rows");
   check(args.batch.entropy_coef == 0.0 || args.entropy || rows == 0, "entropyCoef without entropy");
   check(holds(args.grad_logits, rows, args.tokens.vocab), "gradLogits do not hold [rows, vocab]");
   check(args.grad_logits.dtype == args.tokens.logits.dtype, "gradLogits.dtype != logits.dtype");
-  backend(args.tokens.device).fused_policy_loss(args);
+  run_on(args.tokens.device, &Backend::fused_policy_loss, args);
 }
 
 void cpu::fused_policy_loss(const FusedPolicyLoss& args) {

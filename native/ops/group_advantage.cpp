@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "native/backend.h"
 #include "native/error.h"
 #include "native/ops/offsets.h"
+#include "native/run_on.h"
 
 namespace fapo {
 namespace {
@@ -63,22 +63,22 @@ void check_groups(const GroupAdvantage& a) {
   check(!g.group_ids || g.group_ids.size == g.sequences, "groupIds.length != sequences");
   check(!g.group_offsets || g.group_offsets.size == g.groups + 1, "groupOffsets.length != groups + 1");
   check(g.group_ids || g.group_offsets || g.group_size * g.groups == g.sequences, "groupSize * groups != sequences");
-  if (a.device != kCpu) return;  // what lies on a GPU is checked there
-  if (g.group_ids) {
+  // What lies on a GPU is checked there.
+  if (g.group_ids && g.group_ids.device == kCpu) {
     for (int64_t i = 0; i < g.sequences; ++i) {
       const int32_t id = load_once(g.group_ids[i]);
       if (id >= 0 && id < g.groups) continue;
       throw Error("ERR_INVALID_ARGUMENT", "expected groupIds[" + std::to_string(i) + "] to be in 0.." +
                                               std::to_string(g.groups - 1) + ", got " + std::to_string(id));
     }
-  } else if (g.group_offsets) {
+  } else if (g.group_offsets && g.group_offsets.device == kCpu) {
     check_offsets("groupOffsets", g.group_offsets, g.sequences, "the number of responses");
   }
 }
 
 void group_advantage(const GroupAdvantage& args) {
   check_groups(args);
-  backend(args.device).group_advantage(args);
+  run_on(args.device, &Backend::group_advantage, args);
 }
 
 void cpu::group_advantage(const GroupAdvantage& a) {

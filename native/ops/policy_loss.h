@@ -69,7 +69,8 @@ struct PolicyLoss {
   }
 };
 
-void check_batch(const PolicyBatch& batch, int64_t tokens, int32_t device);
+// Throws ERR_INVALID_ARGUMENT for cu_seqlens of the host that do not rise from 0 to `tokens`.
+void check_batch(const PolicyBatch& batch, int64_t tokens);
 void policy_loss(const PolicyLoss& args);
 
 namespace cpu {

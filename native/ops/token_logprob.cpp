@@ -2,9 +2,9 @@
 
 #include <string>
 
-#include "native/backend.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
+#include "native/run_on.h"
 #include "native/simd/row_loop.h"
 #include "native/simd/row_softmax.h"
 
@@ -15,7 +15,8 @@ void check_tokens(const TokenLogits& t) {
   check(holds(t.logits, t.rows, t.vocab), "logits do not hold [rows, vocab]");
   check(t.token_ids.size == t.rows, "tokenIds.length != rows");
   check(!t.response_mask || t.response_mask.size == t.rows, "responseMask.length != rows");
-  if (t.device != kCpu) return;  // what lies on a GPU is checked there
+  // What lies on a GPU is checked there.
+  if (t.token_ids.device != kCpu || t.response_mask.device != kCpu) return;
   for (int64_t i = 0; i < t.rows; ++i) {
     if (!t.counts(i)) continue;
     const int32_t id = load_once(t.token_ids[i]);
@@ -31,7 +32,7 @@ void token_logprob(const TokenLogprob& args) {
   const int64_t rows = args.tokens.rows;
   check(args.logprobs.size == rows && args.lse.size == rows, "logprobs.length or lse.length != rows");
   check(!args.entropy || args.entropy.size == rows, "entropy.length != rows");
-  backend(args.tokens.device).token_logprob(args);
+  run_on(args.tokens.device, &Backend::token_logprob, args);
 }
 
 void token_logprob_backward(const TokenLogprobBackward& args) {
@@ -44,7 +45,7 @@ void token_logprob_backward(const TokenLogprobBackward& args) {
   check(!args.grad_entropy || args.entropy || rows == 0, "gradEntropy without entropy");
   check(holds(args.grad_logits, rows, args.tokens.vocab), "gradLogits do not hold [rows, vocab]");
   check(args.grad_logits.dtype == args.tokens.logits.dtype, "gradLogits.dtype != logits.dtype");
-  backend(args.tokens.device).token_logprob_backward(args);
+  run_on(args.tokens.device, &Backend::token_logprob_backward, args);
 }
 
 void cpu::token_logprob(const TokenLogprob& args) {

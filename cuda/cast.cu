@@ -1,0 +1,46 @@
+// Blocks take chunks of a row, which may be as long as the whole tensor; threads take neighbouring elements.
+#include "cuda/convert.cuh"
+#include "cuda/device.h"
+#include "cuda/library.h"
+#include "native/dispatch.h"
+
+namespace fapo::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kChunk = 4 * kThreads;
+
+template <typename From, typename To>
+__global__ void __launch_bounds__(kThreads)
+    cast_kernel(const From* source, int64_t source_stride, To* result, int64_t result_stride, int64_t columns,
+                int64_t chunks_per_row, int64_t chunks) {
+  for (int64_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+    const int64_t row = chunk / chunks_per_row;
+    const int64_t begin = (chunk % chunks_per_row) * kChunk + threadIdx.x;
+    const From* from = source + row * source_stride;
+    To* to = result + row * result_stride;
+#pragma unroll
+    for (int n = 0; n < kChunk; n += kThreads) {
+      if (begin + n < columns) to[begin + n] = narrow<To>(widen(from[begin + n]));
+    }
+  }
+}
+
+}  // namespace
+
+void cast(const Cast& args) {
+  Call call(args.device, "cast");
+  int64_t rows = args.rows, columns = args.columns;
+  if (args.source.row_stride == columns && args.result.row_stride == columns) columns *= rows, rows = columns ? 1 : 0;
+  const int64_t chunks_per_row = (columns + kChunk - 1) / kChunk;
+  const int64_t chunks = rows * chunks_per_row;
+  dispatch_float(args.source.dtype, [&]<typename From>() {
+    dispatch_float(args.result.dtype, [&]<typename To>() {
+      call.launch(cast_kernel<From, To>, {.blocks = chunks, .threads = kThreads},
+                  static_cast<const From*>(args.source.data), args.source.row_stride,
+                  static_cast<To*>(args.result.data), args.result.row_stride, columns, chunks_per_row, chunks);
+    });
+  });
+}
+
+}  // namespace fapo::cuda

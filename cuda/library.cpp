@@ -1,0 +1,49 @@
+// The second Node-API library: exports the table of CUDA ops, and nothing else.
+#include "cuda/library.h"
+
+#include <node_api.h>
+
+namespace fapo::cuda {
+namespace {
+
+constexpr CudaLibrary kLibrary = {
+    .abi = kCudaAbi,
+#ifdef FAPO_EMULATE_CUDA
+    .emulated = true,
+#endif
+    .ops =
+        {
+            .cast = cast,
+        },
+    .probe = probe,
+    .device_info = device_info,
+    .allocate = allocate,
+    .release = release,
+    .upload = upload,
+    .copy_to_device = copy_to_device,
+    .copy_to_host = copy_to_host,
+    .copy_on_device = copy_on_device,
+    .synchronize = synchronize,
+    .memory_info = memory_info,
+    .set_memory_limit = set_memory_limit,
+    .stream = stream,
+    .set_stream = set_stream,
+    .wait_for = wait_for,
+    .make_wait = make_wait,
+    .check_foreign = check_foreign,
+};
+
+}  // namespace
+}  // namespace fapo::cuda
+
+NAPI_MODULE_INIT() {
+  const napi_type_tag tag = {fapo::kCudaLibraryTag[0], fapo::kCudaLibraryTag[1]};
+  auto* library = const_cast<fapo::CudaLibrary*>(&fapo::cuda::kLibrary);  // read alone
+  napi_value external;
+  if (napi_create_external(env, library, nullptr, nullptr, &external) != napi_ok ||
+      napi_type_tag_object(env, external, &tag) != napi_ok ||
+      napi_set_named_property(env, exports, "library", external) != napi_ok) {
+    return nullptr;  // with an exception pending, or in an environment that is ending
+  }
+  return exports;
+}
