@@ -1,5 +1,5 @@
 // `npm run test:sanitize`: the test suite on an addon built with AddressSanitizer and UndefinedBehaviorSanitizer, and the
-// thread pool under ThreadSanitizer (GCC).
+// thread pool and what threads share under ThreadSanitizer (GCC).
 //   node scripts/test-sanitize.mjs [test file ...]
 import { execFileSync, spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -22,23 +22,22 @@ cmake(
 );
 cmake("--build", build, "--parallel", process.env.JOBS ?? "2");
 
-const pool = "build/sanitize/parallel_test";
-execFileSync(
-  "g++",
+// ---- programs of their own under ThreadSanitizer
+const program = (name, sources, flags = []) => {
+  const binary = `build/sanitize/${name}`;
+  const options = ["-std=c++20", "-O1", "-g", "-fsanitize=thread", "-I.", ...flags];
+  execFileSync("g++", [...options, `test/native/${name}.cpp`, ...sources, "-o", binary], { stdio: "inherit" });
+  execFileSync(binary, { stdio: "inherit", env: { ...process.env, TSAN_OPTIONS: "halt_on_error=1" } });
+};
+program("parallel_test", ["native/parallel.cpp"]);
+program(
+  "rows_test",
   [
-    "-std=c++20",
-    "-O1",
-    "-g",
-    "-fsanitize=thread",
-    "-I.",
-    "test/native/parallel_test.cpp",
-    "native/parallel.cpp",
-    "-o",
-    pool,
+    ...["fused_policy_loss", "policy_loss", "token_logprob"].map((op) => `native/ops/${op}.cpp`),
+    ...["parallel.cpp", "simd/row_kernels.cpp", "simd/row_kernels_isa.cpp"].map((file) => `native/${file}`),
   ],
-  { stdio: "inherit" },
+  ["-DFAPO_X86=0", "-DFAPO_ISA=baseline", "-DFAPO_ISA_LEVEL=0"],
 );
-execFileSync(pool, { stdio: "inherit", env: { ...process.env, TSAN_OPTIONS: "halt_on_error=1" } });
 
 const library = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { encoding: "utf8" }).trim();
 const env = {

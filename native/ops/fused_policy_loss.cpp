@@ -21,51 +21,99 @@ void fused_policy_loss(const FusedPolicyLoss& args) {
   run_on(args.tokens.device, &Backend::fused_policy_loss, args);
 }
 
+namespace {
+
+// What a row needs besides the arguments.
+struct Fused {
+  const FusedPolicyLoss& args;
+  const PolicyPlan& plan;
+};
+
+// A pass for the log-prob, from which the loss and its pull come, and a pass for the gradient.
+template <typename T>
+class ForwardBackward {
+ public:
+  static constexpr int kPasses = 2;
+
+  ForwardBackward(const Fused& fused, const RowParts& parts)
+      : args_(fused.args), plan_(fused.plan), parts_(parts), row_(fused.args.tokens.scale, parts) {}
+
+  void start(int64_t i) {
+    i_ = i;
+    target_ = counted_target(args_.tokens, i);
+    x_ = args_.tokens.row<T>(i);
+    out_ = static_cast<T*>(args_.grad_logits.data) + i * args_.grad_logits.row_stride;
+    if (target_ != kIgnored) row_.start(x_, target_);
+  }
+
+  void part(int pass, int64_t part) {
+    if (pass == 0) {
+      if (target_ != kIgnored) measure(part);
+    } else if (!row_.pulled()) {
+      fill_zero(out_, parts_, part);
+    } else {
+      gradient(part);
+    }
+  }
+
+  void end(int pass) {
+    if (pass != 0) return;
+    if (target_ == kIgnored) {
+      args_.logprobs[i_] = args_.lse[i_] = 0.0f;
+      if (entropy_) args_.entropy[i_] = 0.0f;
+      return row_.pull({});
+    }
+    row_.finish(entropy_);
+    args_.logprobs[i_] = static_cast<float>(row_.logprob());
+    args_.lse[i_] = static_cast<float>(row_.lse());
+    if (entropy_) args_.entropy[i_] = static_cast<float>(row_.entropy());
+    const PolicyBatch& batch = args_.batch;
+    const int64_t sequence = plan_.sequence_of(i_);
+    const double weight = plan_.weight(sequence) * batch.grad_scale;
+    row_.pull({weight * batch.token(i_, sequence, args_.logprobs[i_]).loss.grad, -weight * batch.entropy_coef});
+  }
+
+ private:
+  void measure(int64_t part) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (keeps_powers_) return row_.measure_in_place(out_, part);
+    }
+    row_.measure(x_, part, entropy_);
+  }
+
+  void gradient(int64_t part) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (keeps_powers_) return row_.scale_in_place(out_, part);
+    }
+    row_.gradient(out_, x_, part, streamed_);
+  }
+
+  const FusedPolicyLoss& args_;
+  const PolicyPlan& plan_;
+  const bool entropy_ = args_.entropy.data != nullptr;
+  const bool streamed_ = !args_.in_place && exceeds_caches<T>(args_.tokens);
+  // A float32 row that is overwritten anyway keeps its powers in the first pass, and the second only scales them.
+  const bool keeps_powers_ = std::is_same_v<T, float> && args_.in_place && !entropy_ && !args_.tokens.scale.capped();
+  const RowParts parts_;
+  CpuSoftmaxRow<T> row_;
+  int64_t i_ = 0;
+  int64_t target_ = kIgnored;
+  const T* x_ = nullptr;
+  T* out_ = nullptr;
+};
+
+}  // namespace
+
 void cpu::fused_policy_loss(const FusedPolicyLoss& args) {
   const TokenLogits& tokens = args.tokens;
-  const PolicyBatch& batch = args.batch;
-  const bool entropy = args.entropy.data != nullptr;
   const auto counts = [&](int64_t i) { return counted_target(tokens, i) != kIgnored; };
-  const PolicyPlan plan(batch, tokens.rows, counts);
-
+  const PolicyPlan plan(args.batch, tokens.rows, counts);
   dispatch_float(tokens.logits.dtype, [&]<typename T>() {
-    const bool streamed = !args.in_place && exceeds_caches<T>(tokens);
-    // A float32 row that is overwritten anyway keeps its powers in the first pass, and the second only scales them.
-    const bool keeps_powers = args.in_place && !entropy && !tokens.scale.capped();
-    for_each_row<T>(tokens, [&](int64_t i, CpuSoftmaxRow<T>& row) {
-      T* out = static_cast<T*>(args.grad_logits.data) + i * args.grad_logits.row_stride;
-      const int64_t target = counted_target(tokens, i);
-      if (target == kIgnored) {
-        args.logprobs[i] = args.lse[i] = 0.0f;
-        if (entropy) args.entropy[i] = 0.0f;
-        return fill_zero(out, tokens.vocab);
-      }
-
-      const T* x = tokens.row<T>(i);
-      const double target_logit = to_float(x[target]);
-      bool kept = false;
-      if constexpr (std::is_same_v<T, float>) {
-        if (keeps_powers) row.forward_in_place(out, target), kept = true;
-      }
-      if (!kept) row.forward(x, target, entropy);
-      args.logprobs[i] = static_cast<float>(row.logprob());
-      args.lse[i] = static_cast<float>(row.lse());
-      if (entropy) args.entropy[i] = static_cast<float>(row.entropy());
-
-      const int64_t sequence = plan.sequence_of(i);
-      const double weight = plan.weight(sequence) * batch.grad_scale;
-      const RowPull pull{weight * batch.token(i, sequence, args.logprobs[i]).loss.grad, -weight * batch.entropy_coef};
-      if (pull.none()) return fill_zero(out, tokens.vocab);
-      if (kept) {
-        if constexpr (std::is_same_v<T, float>) row.scale_in_place(out, target, target_logit, pull);
-      } else {
-        row.gradient(out, x, target, pull, streamed);
-      }
-    });
+    for_each_row<ForwardBackward<T>>(Fused{args, plan}, tokens);
   });
   plan.reduce(
-      counts, [&](int64_t i) { return args.logprobs[i]; }, [&](int64_t i) { return entropy ? args.entropy[i] : 0.0; },
-      [](int64_t, double) {});
+      counts, [&](int64_t i) { return args.logprobs[i]; },
+      [&](int64_t i) { return args.entropy ? args.entropy[i] : 0.0; }, [](int64_t, double) {});
 }
 
 }  // namespace fapo

@@ -48,43 +48,88 @@ void token_logprob_backward(const TokenLogprobBackward& args) {
   run_on(args.tokens.device, &Backend::token_logprob_backward, args);
 }
 
+namespace {
+
+template <typename T>
+class Forward {
+ public:
+  static constexpr int kPasses = 1;
+
+  Forward(const TokenLogprob& args, const RowParts& parts) : args_(args), row_(args.tokens.scale, parts) {}
+
+  void start(int64_t i) {
+    i_ = i;
+    target_ = counted_target(args_.tokens, i);
+    x_ = args_.tokens.row<T>(i);
+    if (target_ != kIgnored) row_.start(x_, target_);
+  }
+
+  void part(int, int64_t part) {
+    if (target_ != kIgnored) row_.measure(x_, part, entropy_);
+  }
+
+  void end(int) {
+    const bool counts = target_ != kIgnored;
+    if (counts) row_.finish(entropy_);
+    args_.logprobs[i_] = counts ? static_cast<float>(row_.logprob()) : 0.0f;
+    args_.lse[i_] = counts ? static_cast<float>(row_.lse()) : 0.0f;
+    if (entropy_) args_.entropy[i_] = counts ? static_cast<float>(row_.entropy()) : 0.0f;
+  }
+
+ private:
+  const TokenLogprob& args_;
+  const bool entropy_ = args_.entropy.data != nullptr;
+  CpuSoftmaxRow<T> row_;
+  int64_t i_ = 0;
+  int64_t target_ = kIgnored;
+  const T* x_ = nullptr;
+};
+
+template <typename T>
+class Backward {
+ public:
+  static constexpr int kPasses = 1;
+
+  Backward(const TokenLogprobBackward& args, const RowParts& parts)
+      : args_(args), parts_(parts), row_(args.tokens.scale, parts) {}
+
+  void start(int64_t i) {
+    x_ = args_.tokens.row<T>(i);
+    out_ = static_cast<T*>(args_.grad_logits.data) + i * args_.grad_logits.row_stride;
+    const int64_t target = counted_target(args_.tokens, i);
+    RowPull pull;
+    if (target != kIgnored) {
+      pull.logprob = args_.grad_scale * args_.grad_logprobs[i];
+      if (args_.grad_entropy) pull.entropy = args_.grad_scale * args_.grad_entropy[i];
+    }
+    if (!pull.none()) row_.restore(x_, target, args_.logprobs[i], args_.lse[i], args_.entropy ? args_.entropy[i] : 0.0);
+    row_.pull(pull);
+  }
+
+  void part(int, int64_t part) {
+    if (!row_.pulled()) return fill_zero(out_, parts_, part);
+    row_.gradient(out_, x_, part, streamed_);
+  }
+
+  void end(int) {}
+
+ private:
+  const TokenLogprobBackward& args_;
+  const bool streamed_ = !args_.in_place && exceeds_caches<T>(args_.tokens);
+  const RowParts parts_;
+  CpuSoftmaxRow<T> row_;
+  const T* x_ = nullptr;
+  T* out_ = nullptr;
+};
+
+}  // namespace
+
 void cpu::token_logprob(const TokenLogprob& args) {
-  const TokenLogits& tokens = args.tokens;
-  const bool entropy = args.entropy.data != nullptr;
-  dispatch_float(tokens.logits.dtype, [&]<typename T>() {
-    for_each_row<T>(tokens, [&](int64_t i, CpuSoftmaxRow<T>& row) {
-      const int64_t target = counted_target(tokens, i);
-      if (target == kIgnored) {
-        args.logprobs[i] = args.lse[i] = 0.0f;
-        if (entropy) args.entropy[i] = 0.0f;
-        return;
-      }
-      row.forward(tokens.row<T>(i), target, entropy);
-      args.logprobs[i] = static_cast<float>(row.logprob());
-      args.lse[i] = static_cast<float>(row.lse());
-      if (entropy) args.entropy[i] = static_cast<float>(row.entropy());
-    });
-  });
+  dispatch_float(args.tokens.logits.dtype, [&]<typename T>() { for_each_row<Forward<T>>(args, args.tokens); });
 }
 
 void cpu::token_logprob_backward(const TokenLogprobBackward& args) {
-  const TokenLogits& tokens = args.tokens;
-  dispatch_float(tokens.logits.dtype, [&]<typename T>() {
-    const bool streamed = !args.in_place && exceeds_caches<T>(tokens);
-    for_each_row<T>(tokens, [&](int64_t i, CpuSoftmaxRow<T>& row) {
-      T* out = static_cast<T*>(args.grad_logits.data) + i * args.grad_logits.row_stride;
-      const int64_t target = counted_target(tokens, i);
-      RowPull pull;
-      if (target != kIgnored) {
-        pull.logprob = args.grad_scale * args.grad_logprobs[i];
-        if (args.grad_entropy) pull.entropy = args.grad_scale * args.grad_entropy[i];
-      }
-      if (pull.none()) return fill_zero(out, tokens.vocab);
-      const T* x = tokens.row<T>(i);
-      row.restore(x, target, args.logprobs[i], args.lse[i], args.entropy ? args.entropy[i] : 0.0);
-      row.gradient(out, x, target, pull, streamed);
-    });
-  });
+  dispatch_float(args.tokens.logits.dtype, [&]<typename T>() { for_each_row<Backward<T>>(args, args.tokens); });
 }
 
 }  // namespace fapo

@@ -1,6 +1,9 @@
 #pragma once
 // How the CPU walks over rows of logits.
+#include <atomic>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 #include "native/ops/token_logprob.h"
 #include "native/parallel.h"
@@ -18,15 +21,84 @@ inline int64_t counted_target(const TokenLogits& tokens, int64_t row) {
   return id == tokens.ignore_index || id < 0 || id >= tokens.vocab ? kIgnored : id;
 }
 
-// fn(row index, CpuSoftmaxRow<T>&) for every row, on all threads.
-template <typename T, typename Fn>
-void for_each_row(const TokenLogits& tokens, const Fn& fn) {
-  const int64_t row_bytes = tokens.vocab * static_cast<int64_t>(sizeof(T));
+// An op over rows: for each row start(row), then kPasses times part(pass, part) of every part of the row and
+// end(pass). The object is of one row at a time, and parts of a pass may run at once.
+//
+//   struct Op {
+//     static constexpr int kPasses;
+//     Op(const Args& args, const RowParts& parts);
+//     void start(int64_t row);
+//     void part(int pass, int64_t part);
+//     void end(int pass);
+//   };
+
+// A row that threads share. Moved only while none does.
+template <typename Op>
+struct SharedRow {
+  Op op;
+  std::atomic<int64_t> parts_left[Op::kPasses] = {};
+  std::atomic<int> passes_done{0};
+
+  template <typename Args>
+  SharedRow(const Args& args, const RowParts& parts) : op(args, parts) {
+    for (auto& left : parts_left) left.store(parts.count, std::memory_order_relaxed);
+  }
+  SharedRow(SharedRow&& other) noexcept : op(other.op) {}
+
+  void run(int pass, int64_t part) {
+    // Whoever has the parts before is at work on them: they were handed out earlier.
+    while (!look_for([&] { return passes_done.load(std::memory_order_acquire) >= pass; })) std::this_thread::yield();
+    op.part(pass, part);
+    if (parts_left[pass].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    op.end(pass);
+    passes_done.store(pass + 1, std::memory_order_release);
+  }
+};
+
+// Few rows: all threads on the parts of each. A pass over a row comes `lag` rows after the one before, so that nobody
+// waits for the last part of it.
+template <typename Op, typename Args>
+void share_rows(const Args& args, int64_t rows, const RowParts& parts, int64_t work, int32_t threads) {
+  thread_local std::vector<SharedRow<Op>> shared;  // kept, so that a training loop allocates nothing
+  shared.clear();
+  shared.reserve(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) shared.emplace_back(args, parts).op.start(i);
+  const int64_t lag = 1 + threads / parts.count;
+  const int64_t per_step = Op::kPasses * parts.count;
+  const auto run = [&rows_of = shared, &parts, rows, lag, per_step](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t step = i / per_step, within = i % per_step;
+      const int64_t pass = within / parts.count, row = step - pass * lag;
+      if (row < 0 || row >= rows) continue;
+      rows_of[static_cast<size_t>(row)].run(static_cast<int>(pass), within % parts.count);
+    }
+  };
+  parallel_for((rows + (Op::kPasses - 1) * lag) * per_step, 1, work, run);
+}
+
+// Runs Op(args, parts) over every row, on all threads.
+template <typename Op, typename Args>
+void for_each_row(const Args& args, const TokenLogits& tokens) {
+  const RowParts parts(tokens.vocab);
+  constexpr int64_t kBytesLike = 4;  // a pass over an element takes as long as this much memory, whatever the dtype
+  const int64_t row_work = Op::kPasses * tokens.vocab * kBytesLike;
+  const int64_t work = tokens.rows * row_work;
+  const int32_t threads = threads_for(work);
+  constexpr int64_t kEvenly = 8;  // rows a thread, to keep all of them busy to the end
+  if (threads > 1 && parts.count > 1 && tokens.rows < kEvenly * threads) {
+    return share_rows<Op>(args, tokens.rows, parts, work, threads);
+  }
   // Few enough rows a chunk to balance the threads, enough to pay for the counter: about 64 KB.
-  const int64_t chunk = 1 + (int64_t{64} << 10) / row_bytes;
-  parallel_for(tokens.rows, chunk, tokens.rows * row_bytes, [&](int64_t begin, int64_t end) {
-    CpuSoftmaxRow<T> row(tokens.scale, tokens.vocab);
-    for (int64_t i = begin; i < end; ++i) fn(i, row);
+  const int64_t chunk = 1 + (int64_t{64} << 10) / row_work;
+  parallel_for(tokens.rows, chunk, work, [&](int64_t begin, int64_t end) {
+    Op op(args, parts);
+    for (int64_t i = begin; i < end; ++i) {
+      op.start(i);
+      for (int pass = 0; pass < Op::kPasses; ++pass) {
+        for (int64_t part = 0; part < parts.count; ++part) op.part(pass, part);
+        op.end(pass);
+      }
+    }
   });
 }
 
@@ -38,8 +110,8 @@ bool exceeds_caches(const TokenLogits& tokens) {
 }
 
 template <typename T>
-void fill_zero(T* out, int64_t n) {
-  std::memset(static_cast<void*>(out), 0, static_cast<size_t>(n) * sizeof(T));
+void fill_zero(T* out, const RowParts& parts, int64_t part) {
+  std::memset(static_cast<void*>(out + parts.begin(part)), 0, static_cast<size_t>(parts.size(part)) * sizeof(T));
 }
 
 }  // namespace fapo

@@ -3,7 +3,7 @@
 // traversal is here, the arithmetic in math/softmax_row.h, the loops in row_kernels.h.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <span>
 
 #include "native/half.h"
 #include "native/math/softmax_row.h"
@@ -11,139 +11,209 @@
 
 namespace fapo {
 
+// The parts in which a row is computed, each by itself, so that threads can share it. They depend on the length of the
+// row alone: its sums come out the same whoever computes which part.
+struct RowParts {
+  static constexpr int64_t kUnit = 2304;   // a multiple of what the row kernels sum up in float32, on every machine
+  static constexpr int64_t kShortest = 8;  // units: a few microseconds' work
+  static constexpr int64_t kMost = 32;
+
+  int64_t vocab;
+  int64_t length;
+  int64_t count;
+
+  explicit RowParts(int64_t vocab) : vocab(vocab) {
+    const int64_t units = (vocab + kUnit - 1) / kUnit;
+    length = kUnit * std::max(kShortest, (units + kMost - 1) / kMost);
+    count = (vocab + length - 1) / length;
+  }
+
+  int64_t begin(int64_t part) const { return part * length; }
+  int64_t size(int64_t part) const { return std::min(length, vocab - begin(part)); }
+};
+
 // A row is measured from the target's own logit, which needs no search for the maximum: the first pass over the row is
-// the only one. Where some logit lies far above (an unlikely token), the rest of the row is measured from its maximum.
+// the only one. Where some logit of a part lies far above (an unlikely token), the rest of the part is measured from
+// its maximum. Functions that take a part may be called for different parts at a time, the others before or after all
+// of those.
 template <typename T>
 class CpuSoftmaxRow {
  public:
-  CpuSoftmaxRow(const LogitScale& scale, int64_t vocab) : scale_(scale), vocab_(vocab) {}
+  CpuSoftmaxRow(const LogitScale& scale, const RowParts& parts) : scale_(scale), parts_(parts) {}
 
   double logprob() const { return logprob_; }
   double lse() const { return lse_; }
-  double entropy() const { return entropy_; }  // after forward() with entropy, or restore()
+  double entropy() const { return entropy_; }  // after finish() with entropy, or restore()
 
-  void forward(const T* x, int64_t target, bool entropy) {
+  // ---- forward: start, measure every part, finish
+
+  void start(const T* x, int64_t target) {
+    target_ = target;
+    target_logit_ = to_float(x[target]);
+    reference_ = well_placed(scale_, static_cast<float>(target_logit_));
+  }
+
+  void measure(const T* x, int64_t part, bool entropy) {
     const auto& sum_exp = kernels_.sum_exp[scale_.capped()][entropy];
-    const SoftmaxRow row = measure(x, target, [&](bool checked, const T* part, int64_t n, const ExpMap& map) {
-      return sum_exp[checked](part, n, map);
+    state_[part] = measured(x, part, [&](bool checked, const T* from, int64_t n, const ExpMap& map) {
+      return sum_exp[checked](from, n, map);
     });
-    finish(row);
-    if (entropy) entropy_ = row.entropy();
   }
 
-  // As forward, and leaves 2^y in place of the row, for scale_in_place. float32 without a cap alone.
-  void forward_in_place(T* x, int64_t target) {
-    finish(measure(x, target, [&](bool checked, const T* part, int64_t n, const ExpMap& map) {
-      return kernels_.sum_exp_in_place[checked](const_cast<T*>(part), n, map);
-    }));
+  // As measure, and leaves 2^y in place of the logits, for scale_in_place. float32 without a cap alone.
+  void measure_in_place(T* x, int64_t part) {
+    state_[part] = measured(x, part, [&](bool checked, const T* from, int64_t n, const ExpMap& map) {
+      return kernels_.sum_exp_in_place[checked](const_cast<T*>(from), n, map);
+    });
   }
 
-  // What forward() found, from the outputs that were kept of it: p[j] = exp(z[j] - z[target] + logprob), which stays
-  // exact where a float32 lse cannot, or exp(z[j] - lse) where that logprob is -Infinity.
-  void restore(const T* x, int64_t target, double logprob, double lse, double entropy) {
-    split_ = 0;
-    shift_ = 0.0;
-    logprob_ = logprob;
-    lse_ = lse;
-    entropy_ = entropy;
-    const double target_logit = to_float(x[target]);
-    double reference = restored_reference(scale_, target_logit, logprob, lse);
-    if (reference != reference) reference = kernels_.max(x, vocab_);
-    const float rounded = well_placed(scale_, static_cast<float>(reference));
-    map_[0] = map_[1] = ExpMap::from(scale_, rounded);
-    log2_sum_ = restored_log2_sum(scale_, rounded, target_logit, logprob, lse);
-  }
-
-  // out = gradient of the row; out may be x. After forward().
-  void gradient(T* out, const T* x, int64_t target, const RowPull& pull, bool streamed) const {
-    if (invalid(pull)) return fill_nan(out);
-    const double target_logit = to_float(x[target]);  // before an in-place pass overwrites it
-    const RowGradient g = RowGradient::from(pull, log2_sum_, pull.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
-    const auto& kernel = kernels_.gradient[scale_.capped()][pull.entropy != 0.0];
-    if (split_ > 0) {
-      // The part before the split was measured from a reference that lies shift_ lower.
-      const double factor = exp2_of(-shift_);
-      kernel(out, x, split_, map_[0],
-             {as_factor(factor * (g.constant - g.linear * shift_)), as_factor(factor * g.linear)}, streamed);
-    }
-    kernel(out + split_, x + split_, vocab_ - split_, map_[1], {as_factor(g.constant), as_factor(g.linear)}, streamed);
-    set_target(out, target, target_logit, pull);
-  }
-
-  // The same gradient from what forward_in_place left; bitwise that of gradient().
-  void scale_in_place(T* x, int64_t target, double target_logit, const RowPull& pull) const {
-    if (invalid(pull)) return fill_nan(x);
-    const RowGradient g = RowGradient::from(pull, log2_sum_, 0.0, scale_.temperature);
-    if (split_ > 0) kernels_.scale(x, split_, as_factor(exp2_of(-shift_) * g.constant));
-    kernels_.scale(x + split_, vocab_ - split_, as_factor(g.constant));
-    set_target(x, target, target_logit, pull);
-  }
-
-  void fill_nan(T* out) const { std::fill_n(out, vocab_, from_float<T>(NAN)); }
-
- private:
-  template <typename SumExp>
-  SoftmaxRow measure(const T* x, int64_t target, const SumExp& sum_exp) {
-    split_ = 0;
-    shift_ = 0.0;
-    const float target_logit = to_float(x[target]);
-    float reference = target_logit;
-    if (poor_reference(scale_, reference)) {
-      // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
-      // it.
-      if (reference < 0.0f) reference = kernels_.max(x, vocab_);
-      if (!std::isfinite(reference)) return invalid_row();
-    }
-    reference = well_placed(scale_, reference);
-    map_[0] = map_[1] = ExpMap::from(scale_, reference);
-
-    PartialSum part = sum_exp(true, x, vocab_, map_[0]);
-    ExpSum total{part.sum, part.weighted};
-    if (part.end < vocab_) {
-      const float maximum = kernels_.max(x + part.end, vocab_ - part.end);
-      if (!std::isfinite(maximum)) return invalid_row();
-      split_ = part.end;
-      const float higher = well_placed(scale_, maximum);
-      shift_ = scale_.log2_ratio(higher, reference);
-      reference = higher;
-      map_[1] = ExpMap::from(scale_, reference);
-      part = sum_exp(false, x + split_, vocab_ - split_, map_[1]);
-      total = total.rebased(shift_) + ExpSum{part.sum, part.weighted};
-    }
-    return {total, scale_.z(reference), scale_.log2_ratio(target_logit, reference)};
-  }
-
-  static SoftmaxRow invalid_row() { return {{NAN, NAN}, NAN, NAN}; }
-
-  void finish(const SoftmaxRow& row) {
+  void finish(bool entropy) {
+    const SoftmaxRow row = merged();
     log2_sum_ = row.log2_sum();
     logprob_ = row.logprob();
     lse_ = row.lse();
+    if (entropy) entropy_ = row.entropy();
   }
 
-  bool invalid(const RowPull& pull) const {
-    return log2_sum_ != log2_sum_ || logprob_ != logprob_ || pull.logprob != pull.logprob ||
-           pull.entropy != pull.entropy;
+  // What the forward pass found, from the outputs that were kept of it.
+  void restore(const T* x, int64_t target, double logprob, double lse, double entropy) {
+    target_ = target;
+    target_logit_ = to_float(x[target]);
+    logprob_ = logprob;
+    lse_ = lse;
+    entropy_ = entropy;
+    double reference = restored_reference(scale_, target_logit_, logprob, lse);
+    if (reference != reference) reference = kernels_.max(x, parts_.vocab);
+    reference_ = well_placed(scale_, static_cast<float>(reference));
+    for (Part& p : parts()) p = {{}, 0, {reference_, reference_}};
+    log2_sum_ = restored_log2_sum(scale_, reference_, target_logit_, logprob, lse);
+  }
+
+  // ---- backward, after finish or restore: pull, then the gradient of every part
+
+  void pull(const RowPull& pull) {
+    pull_ = pull;
+    invalid_ =
+        log2_sum_ != log2_sum_ || logprob_ != logprob_ || pull.logprob != pull.logprob || pull.entropy != pull.entropy;
+    gradient_ = gradient_from(reference_);
+  }
+  // Whether there is a gradient at all.
+  bool pulled() const { return !pull_.none(); }
+
+  // out = gradient; out may be x.
+  void gradient(T* out, const T* x, int64_t part, bool streamed) const {
+    const auto& kernel = kernels_.gradient[scale_.capped()][pull_.entropy != 0.0];
+    each_segment(out, part, [&](int64_t begin, int64_t n, float reference, const GradientMap& map) {
+      kernel(out + begin, x + begin, n, ExpMap::from(scale_, reference), map, streamed);
+    });
+  }
+
+  // The same gradient from what measure_in_place left; bitwise that of gradient().
+  void scale_in_place(T* x, int64_t part) const {
+    each_segment(x, part, [&](int64_t begin, int64_t n, float, const GradientMap& map) {
+      kernels_.scale(x + begin, n, map.constant);
+    });
+  }
+
+ private:
+  // Elements before `split` are measured from reference[0], the others, and the sum, from reference[1].
+  struct Part {
+    ExpSum sum;
+    int64_t split;
+    float reference[2];
+  };
+
+  std::span<Part> parts() { return {state_, static_cast<size_t>(parts_.count)}; }
+
+  template <typename SumExp>
+  Part measured(const T* x, int64_t part, const SumExp& sum_exp) const {
+    constexpr Part kInvalid = {{NAN, NAN}, 0, {0.0f, 0.0f}};
+    const T* const from = x + parts_.begin(part);
+    const int64_t n = parts_.size(part);
+    float low = reference_;
+    if (poor_reference(scale_, low)) {
+      // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
+      // it.
+      if (!(low < 0.0f)) return kInvalid;
+      const float maximum = kernels_.max(from, n);
+      if (maximum == INFINITY) return kInvalid;
+      low = maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum);
+    }
+    const PartialSum first = sum_exp(true, from, n, ExpMap::from(scale_, low));
+    const ExpSum sum{first.sum, first.weighted};
+    if (first.end == n) return {sum, n, {low, low}};
+    const int64_t split = first.end;
+    const float maximum = kernels_.max(from + split, n - split);
+    if (!std::isfinite(maximum)) return kInvalid;
+    const float high = well_placed(scale_, maximum);
+    const PartialSum rest = sum_exp(false, from + split, n - split, ExpMap::from(scale_, high));
+    return {sum.rebased(scale_.log2_ratio(high, low)) + ExpSum{rest.sum, rest.weighted}, split, {low, high}};
+  }
+
+  // The whole row, measured from the highest reference of a part that is not all masked.
+  SoftmaxRow merged() {
+    reference_ = -INFINITY;
+    for (Part& p : parts()) {
+      if (p.sum.sum != 0.0 && p.reference[1] > reference_) reference_ = p.reference[1];
+    }
+    if (reference_ == -INFINITY) return {{NAN, NAN}, NAN, NAN};
+    ExpSum total;
+    for (Part& p : parts()) {
+      if (p.sum.sum == 0.0) p = {{}, 0, {reference_, reference_}};  // of no weight from any reference
+      const double shift = shift_from(p.reference[1]);
+      total = total + (shift == 0.0 ? p.sum : p.sum.rebased(shift));
+    }
+    return {total, scale_.z(reference_), scale_.log2_ratio(target_logit_, reference_)};
+  }
+
+  // By how much, in base 2, the reference of the row lies above that of a part.
+  double shift_from(float reference) const {
+    return reference == reference_ ? 0.0 : scale_.log2_ratio(reference_, reference);
+  }
+
+  GradientMap gradient_from(float reference) const {
+    const RowGradient g = RowGradient::from(pull_, log2_sum_ + shift_from(reference),
+                                            pull_.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
+    return {as_factor(g.constant), as_factor(g.linear)};
+  }
+
+  // fn(begin, count, reference, gradient map) for what is measured from one reference, then the target.
+  template <typename Fn>
+  void each_segment(T* out, int64_t part, const Fn& fn) const {
+    const int64_t begin = parts_.begin(part), end = begin + parts_.size(part);
+    if (invalid_) return void(std::fill(out + begin, out + end, from_float<T>(NAN)));
+    const Part& p = state_[part];
+    const int64_t middle = begin + p.split;
+    const auto segment = [&](int64_t from, int64_t to, float reference) {
+      if (from != to) fn(from, to - from, reference, reference == reference_ ? gradient_ : gradient_from(reference));
+    };
+    segment(begin, middle, p.reference[0]);
+    segment(middle, end, p.reference[1]);
+    if (begin <= target_ && target_ < end) set_target(out);
   }
 
   // Computed in float64 and rounded once.
-  void set_target(T* out, int64_t target, double target_logit, const RowPull& pull) const {
+  void set_target(T* out) const {
     // A masked logit gets no gradient, also where it is the target.
-    const double slope = target_logit == -INFINITY ? 0.0 : scale_.slope(target_logit);
-    const double value = RowGradient::at_target(pull, logprob_, entropy_, scale_.temperature);
-    out[target] = from_float<T>(static_cast<float>(slope == 0.0 ? 0.0 : value * slope));
+    const double slope = target_logit_ == -INFINITY ? 0.0 : scale_.slope(target_logit_);
+    const double value = RowGradient::at_target(pull_, logprob_, entropy_, scale_.temperature);
+    out[target_] = from_float<T>(static_cast<float>(slope == 0.0 ? 0.0 : value * slope));
   }
 
   const RowKernels<T>& kernels_ = row_kernels<T>();
   const LogitScale scale_;
-  const int64_t vocab_;
-  double log2_sum_ = 0.0;  // of 2^y over the row, y measured from the last reference
+  const RowParts parts_;
+  int64_t target_ = 0;
+  double target_logit_ = 0.0;  // read before an in-place pass overwrites it
+  float reference_ = 0.0f;
+  double log2_sum_ = 0.0;  // of 2^y over the row, y measured from the reference
   double logprob_ = 0.0;
   double lse_ = 0.0;
   double entropy_ = 0.0;
-  ExpMap map_[2] = {};
-  int64_t split_ = 0;   // the row from here on is measured from a higher reference
-  double shift_ = 0.0;  // by this much, in base 2
+  RowPull pull_;
+  bool invalid_ = false;
+  GradientMap gradient_ = {};  // of what is measured from the reference
+  Part state_[RowParts::kMost];
 };
 
 }  // namespace fapo
