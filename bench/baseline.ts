@@ -172,18 +172,46 @@ export function policyLoss(
   finish(out, tokens);
 }
 
-/** `globalTokens` divides the gradient and the loss: these rows may be a part of a batch. */
+/** exp(x - max) into `out`, and their sum. */
+function exps(x: Float32Array, max: number, out: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) {
+    const e = Math.exp(x[i]! - max);
+    out[i] = e;
+    sum += e;
+  }
+  return sum;
+}
+
+/** The same, and the sum of (x - max) exp(x - max). */
+function expsWithMoment(x: Float32Array, max: number, out: Float32Array): [sum: number, moment: number] {
+  let sum = 0;
+  let moment = 0;
+  for (let i = 0; i < x.length; i++) {
+    const shifted = x[i]! - max;
+    const e = Math.exp(shifted);
+    out[i] = e;
+    sum += e;
+    moment += shifted * e;
+  }
+  return [sum, moment];
+}
+
+/** `globalTokens` divides the gradient and the loss: these rows may be a part of a batch. `scratch` is of two rows. */
 export function fusedPolicyLoss(
   { logits, dtype, rows, vocab, tokenIds, mask }: Rows,
   { oldLogprobs, advantages, cuSeqlens }: TokenTerms,
   globalTokens: number,
   gradScale: number,
+  entropyCoef: number,
   gradLogits: TensorData,
   logprobs: Float32Array,
   out: LossOutputs,
   scratch: Float32Array,
 ): void {
   Object.assign(out, lossOutputs());
+  const e = scratch.subarray(0, vocab);
+  const wide = scratch.subarray(vocab);
   let response = 0;
   for (let row = 0; row < rows; row++) {
     while (row >= cuSeqlens[response + 1]!) response++;
@@ -191,28 +219,32 @@ export function fusedPolicyLoss(
       gradLogits.fill(0, row * vocab, (row + 1) * vocab);
       continue;
     }
-    const x = wideRow(logits, dtype, row, vocab, scratch);
+    const x = wideRow(logits, dtype, row, vocab, wide);
     const token = tokenIds[row]!;
     const chosen = x[token]!;
     let max = Number.NEGATIVE_INFINITY;
     for (let i = 0; i < vocab; i++) if (x[i]! > max) max = x[i]!;
-    let sum = 0;
-    for (let i = 0; i < vocab; i++) {
-      const e = Math.exp(x[i]! - max);
-      scratch[i] = e;
-      sum += e;
-    }
-    const logprob = chosen - max - Math.log(sum);
+    const [sum, moment] = entropyCoef ? expsWithMoment(x, max, e) : [exps(x, max, e), 0];
+    const logSum = Math.log(sum);
+    const logprob = chosen - max - logSum;
     logprobs[row] = logprob;
     const grad = (tokenLoss(logprob, oldLogprobs[row]!, advantages[response]!, out) * gradScale) / globalTokens;
-    if (grad === 0) {
+    if (grad === 0 && entropyCoef === 0) {
       gradLogits.fill(0, row * vocab, (row + 1) * vocab);
       continue;
     }
     const scale = -grad / sum;
-    for (let i = 0; i < vocab; i++) scratch[i]! *= scale;
-    scratch[token]! += grad;
-    narrow(scratch, dtype, gradLogits, row * vocab);
+    if (entropyCoef) {
+      // d(-entropy)/dz = p (ln p + entropy), and z = max + ln(exp), still in e.
+      const entropy = logSum - moment / sum;
+      const bonus = (entropyCoef * gradScale) / globalTokens / sum;
+      out.loss -= entropyCoef * entropy;
+      for (let i = 0; i < vocab; i++) e[i]! *= scale + bonus * (x[i]! - max - logSum + entropy);
+    } else {
+      for (let i = 0; i < vocab; i++) e[i]! *= scale;
+    }
+    e[token]! += grad;
+    narrow(e, dtype, gradLogits, row * vocab);
   }
   finish(out, globalTokens);
 }

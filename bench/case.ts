@@ -81,7 +81,7 @@ export function expectClose(
   for (let i = 0; i < expected.length; i++) {
     const [got, want] = [actual[i]!, expected[i]!];
     if (!(Math.abs(got - want) <= atol + rtol * Math.abs(want))) {
-      throw new Error(`${what}[${i}]: the op says ${got}, plain TypeScript ${want}`);
+      throw new Error(`${what}[${i}]: the op says ${got}, the other ${want}`);
     }
   }
 }

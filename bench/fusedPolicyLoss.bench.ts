@@ -64,6 +64,7 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
   const terms = policyBatch(batch);
   if (special === "zero advantages") terms.advantages.fill(0);
   const mask = special === "half masked" ? halfMask(rows) : undefined;
+  const entropyCoef = special === "entropy" ? 0.01 : 0;
   const counted = mask ? Math.ceil(rows / 2) : rows;
   const some = firstRows(logits, tokenIds, mask);
   const options = {
@@ -74,7 +75,7 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
     cuSeqlens: put(terms.cuSeqlens, device),
     gradScale,
     inPlace,
-    entropyCoef: special === "entropy" ? 0.01 : 0,
+    entropyCoef,
     ...(mask && { responseMask: put(mask, device) }),
   };
   const out: FusedPolicyLossResult = fusedPolicyLoss(options);
@@ -90,8 +91,7 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
     call,
     // In place: a second call would read the gradients that the first one left instead of logits.
     ...(inPlace && { restore: batch.restore }),
-    // The baseline has no entropy bonus.
-    peers: special === "entropy" ? [] : [plainPeer()],
+    peers: [plainPeer()],
     ...(inPlace && !special && { problem: problem() }),
   };
 
@@ -108,12 +108,15 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
     const gradLogits = some.logits.slice();
     const logprobs = new Float32Array(some.rows);
     const loss = baseline.lossOutputs();
-    const scratch = new Float32Array(some.vocab);
+    const scratch = new Float32Array(2 * some.vocab);
     return {
       name: plainTypeScript,
       scale: rows / some.rows,
       // Never in place: that would be no less work, and its input stays fresh.
-      call: () => baseline.fusedPolicyLoss(some, terms, counted, gradScale, gradLogits, logprobs, loss, scratch),
+      call() {
+        const scalars = [counted, gradScale, entropyCoef] as const;
+        baseline.fusedPolicyLoss(some, terms, ...scalars, gradLogits, logprobs, loss, scratch);
+      },
       check() {
         this.call();
         const ours = results();

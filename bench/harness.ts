@@ -6,11 +6,14 @@
  * With one thread the ratios are made of CPU time, which is what the op costs whatever else runs on the machine; with more
  * threads, of wall time.
  */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { type Device, setThreads } from "fapo-kernels";
 import { Bench } from "tinybench";
 import type { BenchCase, Peer } from "./case.ts";
 import { type FloorKind, floor } from "./floor.ts";
 import { peakExtraBytes } from "./memory.ts";
+import type { Peers } from "./peers.ts";
 import { type Contender, onHost } from "./sampler.ts";
 
 export interface RoundOptions {
@@ -63,6 +66,7 @@ export interface FloorResult {
   kind: FloorKind;
   /** Median of the time of the floor, in which it moves as many bytes as the op. */
   ms: number;
+  minMs: number;
   gbPerSecond: number;
   /** Floor time by op time: 1 is the speed of memory. */
   share: number;
@@ -72,14 +76,25 @@ export interface PeerResult {
   name: string;
   /** Scaled up to the work of the op. */
   ms: number;
+  minMs: number;
   /** By what: peers much slower than the op are timed on fewer rows. */
   scale: number;
   /** Peer time by op time: above 1 the op is faster. */
   ratio: number;
+  /** Of its own process, on the rows that it takes. */
+  peakExtraBytes?: number;
 }
 
-export async function measure(benchCase: BenchCase, threads: number, options: RoundOptions): Promise<Measurement> {
-  const { call, restore, peers } = benchCase.prepare();
+/** V8 optimises what has been called some ten thousand times, on threads whose time is the process's. */
+const overheadWarmupMs = 400;
+
+export async function measure(
+  benchCase: BenchCase,
+  threads: number,
+  options: RoundOptions,
+  others?: Peers,
+): Promise<Measurement> {
+  const { call, restore, peers, problem } = benchCase.prepare();
   const kind = benchCase.overhead ? undefined : benchCase.floor;
   setThreads(threads);
   for (const peer of peers) peer.check();
@@ -90,13 +105,21 @@ export async function measure(benchCase: BenchCase, threads: number, options: Ro
     contenders.push({ name: "floor after", sample });
   }
   for (const { name, restore, call } of peers) contenders.push({ name, restore, sample: onHost(call) });
+  const foreign = problem && others ? await others.contenders(problem, threads) : [];
+  contenders.push(...foreign);
 
-  const times = await takeTurns(contenders, options);
+  const times = await takeTurns(contenders, benchCase.overhead ? { ...options, warmupMs: overheadWarmupMs } : options);
   const clock: Clock = threads === 1 ? "cpu" : "wall";
   const op = times.get("op")!;
   const ms = median(op[clock]);
   restore?.();
   const peakExtra = peakExtraBytes(call);
+  const results = peers.map((peer) => peerResult(peer, times.get(peer.name)!, op, clock));
+  for (const peer of foreign) {
+    const peakExtraBytes = await peer.peakExtraBytes();
+    const result = peerResult(peer, times.get(peer.name)!, op, clock);
+    results.push({ ...result, ...(peakExtraBytes !== undefined && { peakExtraBytes }) });
+  }
   return {
     op: benchCase.op,
     variant: benchCase.variant,
@@ -113,7 +136,7 @@ export async function measure(benchCase: BenchCase, threads: number, options: Ro
     ...(peakExtra !== undefined && { peakExtraBytes: peakExtra }),
     overhead: benchCase.overhead ?? false,
     ...(kind && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
-    peers: peers.map((peer) => peerResult(peer, times.get(peer.name)!, op, clock)),
+    peers: results,
   };
 }
 
@@ -158,15 +181,29 @@ async function callsPerSample(
   return restore ? 1 : Math.max(1, Math.ceil(minSampleMs / Math.max(fastest, 1e-3)));
 }
 
+/** Garbage is collected between cases, not within them. */
+export function exposeGc(): void {
+  if (globalThis.gc) return;
+  setFlagsFromString("--expose-gc");
+  globalThis.gc = runInNewContext("gc") as NonNullable<typeof globalThis.gc>;
+}
+
 function floorResult(kind: FloorKind, bytes: number, times: Map<string, Times>, clock: Clock): FloorResult {
   const after = times.get("floor after")![clock];
   const own = times.get("floor before")![clock].map((before, round) => (before + after[round]!) / 2);
   const ms = median(own);
-  return { kind, ms, gbPerSecond: bytes / ms / 1e6, share: medianRatio(own, times.get("op")![clock]) };
+  return {
+    kind,
+    ms,
+    minMs: Math.min(...own),
+    gbPerSecond: bytes / ms / 1e6,
+    share: medianRatio(own, times.get("op")![clock]),
+  };
 }
 
-function peerResult({ name, scale }: Peer, own: Times, op: Times, clock: Clock): PeerResult {
-  return { name, scale, ms: median(own[clock]) * scale, ratio: medianRatio(own[clock], op[clock]) * scale };
+function peerResult({ name, scale }: Pick<Peer, "name" | "scale">, own: Times, op: Times, clock: Clock): PeerResult {
+  const ms = own[clock].map((time) => time * scale);
+  return { name, scale, ms: median(ms), minMs: Math.min(...ms), ratio: medianRatio(ms, op[clock]) };
 }
 
 /** Median over the rounds of one time by another. */

@@ -1,14 +1,13 @@
 /** `npx fapo-kernels bench`: every op, on shapes of real models, beside the memory floor and plain TypeScript. */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { devices } from "fapo-kernels";
 import { actionBenchmark } from "./action.ts";
-import { type BenchCase, type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
-import { type Measurement, measure, type RoundOptions } from "./harness.ts";
-import { defaultFile, defaultFileOf, header, makeReport, row, shown, title, writeJson } from "./report.ts";
-import { ops, quickShapes, shapes } from "./suite.ts";
+import { type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
+import { exposeGc, type Measurement, measure, type RoundOptions } from "./harness.ts";
+import { Peers } from "./peers.ts";
+import { defaultFile, defaultFileOf, header, makeReport, peerRows, row, shown, title, writeJson } from "./report.ts";
+import { inOrderOfData, ops, quickShapes, shapes } from "./suite.ts";
 
 const full: RoundOptions = { rounds: 21, maxSeconds: 8, minSampleMs: 5, warmupMs: 200 };
 const quick: RoundOptions = { rounds: 3, maxSeconds: 1, minSampleMs: 0.5, warmupMs: 10 };
@@ -22,6 +21,7 @@ const help = `Usage: fapo-kernels bench [options]
   --filter text     only cases with this text in "op (variant) shape dtype"
   --rounds n        how often floor, op and peers take turns (default ${full.rounds})
   --quick           small and short, to see that it works; its numbers mean little
+  --peers           also beside PyTorch, onnxruntime-node and TensorFlow.js, where they are; in the repository only
   --json [file]     also write a report (default ${shown(defaultFile("<date>", "<cpu>", "<isa>"))})
   --github-action-benchmark file
                     also write what github-action-benchmark reads as customSmallerIsBetter
@@ -44,6 +44,7 @@ export async function bench(argv: readonly string[]): Promise<number> {
       rounds: { type: "string" },
       json: { type: "string" },
       "github-action-benchmark": { type: "string" },
+      peers: { type: "boolean", default: false },
       quick: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
@@ -74,16 +75,21 @@ export async function bench(argv: readonly string[]): Promise<number> {
   exposeGc();
   const { isa } = devices().cpu;
   console.log(`${isa}, Node ${process.versions.node}; ms of one call: CPU time with one thread, wall time with more\n`);
-  console.log(header());
   const results: Measurement[] = [];
-  for (const one of chosen) {
-    for (const n of threads) {
-      // A call too small to be shared among threads is the same with any number of them.
-      if (one.overhead && n !== threads[0]) continue;
-      const result = await measure(one, n, roundOptions);
-      results.push(result);
-      console.log(row(result, isa));
+  const others = values.peers ? await Peers.start("cpu", console.log) : undefined;
+  try {
+    console.log(header());
+    for (const one of chosen) {
+      for (const n of threads) {
+        // A call too small to be shared among threads is the same with any number of them.
+        if (one.overhead && n !== threads[0]) continue;
+        const result = await measure(one, n, roundOptions, others);
+        results.push(result);
+        console.log([row(result, isa), ...peerRows(result)].join("\n"));
+      }
     }
+  } finally {
+    others?.close();
   }
 
   const report = makeReport(results, commandLine(argv), values.quick);
@@ -97,29 +103,14 @@ export async function bench(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** Garbage is collected between cases, not within them. */
-function exposeGc(): void {
-  if (globalThis.gc) return;
-  setFlagsFromString("--expose-gc");
-  globalThis.gc = runInNewContext("gc") as NonNullable<typeof globalThis.gc>;
-}
-
 /** What someone has to type for the same run. */
 function commandLine(argv: readonly string[]): string {
   const isa = process.env.FAPO_ISA;
-  const npm = process.env.npm_lifecycle_event === "bench";
-  const start = npm ? ["npm run bench", ...(argv.length > 0 ? ["--"] : [])] : ["npx fapo-kernels bench"];
-  return [...(isa ? [`FAPO_ISA=${isa}`] : []), ...start, ...argv].join(" ");
-}
-
-/** Cases on the same logits one after the other: they are made once, and only one batch is held. */
-function inOrderOfData(cases: readonly BenchCase[]): BenchCase[] {
-  const groups = new Map<string, BenchCase[]>();
-  for (const one of cases) {
-    const key = `${one.shape} ${one.dtype}`;
-    groups.set(key, [...(groups.get(key) ?? []), one]);
-  }
-  return [...groups.values()].flat();
+  const script = process.env.npm_lifecycle_event ?? "";
+  const npm = /^bench(:peers)?$/.test(script);
+  const given = argv.filter((arg) => !(script === "bench:peers" && arg === "--peers"));
+  const start = npm ? [`npm run ${script}`, ...(given.length > 0 ? ["--"] : [])] : ["npx fapo-kernels bench"];
+  return [...(isa ? [`FAPO_ISA=${isa}`] : []), ...start, ...given].join(" ");
 }
 
 function vocabShape(text: string): VocabShape {

@@ -139,6 +139,17 @@ export function row(result: Measurement, isa: string): string {
   ]);
 }
 
+/** Peers other than plain TypeScript, whose ratio is in the row itself. */
+export function peerRows({ peers }: Measurement): string[] {
+  return peers
+    .filter(({ name }) => name !== plainTypeScript)
+    .map(({ name, ms, ratio, scale, peakExtraBytes }) => {
+      const rows = scale === 1 ? "" : `, on 1/${scale} of the rows`;
+      const memory = peakExtraBytes === undefined ? "" : `, ${(peakExtraBytes / 1e6).toFixed(1)} MB extra`;
+      return `    ${name}: ${milliseconds(ms)}, ${ratio.toPrecision(3)} times the op's${rows}${memory}`;
+    });
+}
+
 /** µs where ms would be all zeros. */
 export function milliseconds(ms: number): string {
   return ms < 0.1 ? `${(ms * 1e3).toPrecision(3)} µs` : ms.toPrecision(4);

@@ -1,5 +1,5 @@
 /** All benchmarks, and the shapes they run on. */
-import type { OpBench, VocabShape } from "./case.ts";
+import type { BenchCase, OpBench, VocabShape } from "./case.ts";
 import { castBench } from "./cast.bench.ts";
 import { fapoAdvantageBench } from "./fapoAdvantage.bench.ts";
 import { fapoPenaltyBench } from "./fapoPenalty.bench.ts";
@@ -32,3 +32,13 @@ export const quickShapes: readonly VocabShape[] = [
   [32, 32000],
   [1, 151936],
 ];
+
+/** Cases on the same logits one after the other: they are made once, and only one batch is held. */
+export function inOrderOfData(cases: readonly BenchCase[]): BenchCase[] {
+  const groups = new Map<string, BenchCase[]>();
+  for (const one of cases) {
+    const key = `${one.shape} ${one.dtype}`;
+    groups.set(key, [...(groups.get(key) ?? []), one]);
+  }
+  return [...groups.values()].flat();
+}

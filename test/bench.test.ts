@@ -186,6 +186,26 @@ test("the tables in the docs are those of the committed results", () => {
   assert.equal(status, 0, stdout);
 });
 
+test("other implementations take part where they are, and are left out in a line where they are not", () => {
+  const { status, stdout, stderr } = bench(
+    "--quick",
+    "--peers",
+    "--filter",
+    "tokenLogprob 8x2000 float32",
+    ...[["--shapes", "8x2000", "--threads", "1"]].flat(),
+  );
+  assert.equal(status, 0, stderr);
+  for (const [script, name] of [
+    ["torch_cpu.py", "PyTorch"],
+    ["onnxruntime.mjs", "onnxruntime-node"],
+    ["tfjs.mjs", "TensorFlow.js"],
+  ] as const) {
+    const present = new RegExp(`^ {4}${name} .*: .+, [\\d.e+]+ times the op's`, "m").test(stdout);
+    const absent = stdout.match(new RegExp(`^${script} is left out: .+$`, "m"));
+    assert.ok(present !== (absent !== null), `${name}: ${stdout}`);
+  }
+});
+
 test("flags are checked", () => {
   for (const [args, message] of [
     [["--ops", "nope"], /--ops: "nope" is none/],
