@@ -32,7 +32,7 @@ const files = (folder, pattern) =>
     .filter((file) => pattern.test(file));
 const native = files("native", /\.(h|cpp)$/);
 const cpp = [...native, ...files("cuda", /\.(h|cuh|cpp|cu)$/)];
-const cppFormatted = [...cpp, ...files("test/native", /\.cpp$/)];
+const cppFormatted = [...cpp, ...files("test/native", /\.cpp$/), ...files("test/emulator", /\.(h|cpp|cu)$/)];
 
 if (flags.has("--format")) {
   command("format C++", bin("clang-format"), ["-i", ...cppFormatted]);
