@@ -9,6 +9,7 @@
 namespace fapo::cuda {
 
 #define FAPO_DEVICE inline
+#define FAPO_DEVICE_NOINLINE __attribute__((noinline)) inline
 #define FAPO_SITE ::cuda_emulator::Site site = ::cuda_emulator::Site::current()
 
 // ---- shared memory
