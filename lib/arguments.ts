@@ -125,15 +125,18 @@ export class Arguments {
 
   /** Where the op runs. After all inputs have been read. */
   get device(): number {
-    return this.#device === undefined ? cpuDevice : deviceNumber(this.op, this.#deviceFrom, this.#device);
+    const device = this.#device;
+    if (device === undefined || device === "cpu") return cpuDevice;
+    return deviceNumber(this.op, this.#deviceFrom, device);
   }
 
   /** All tensors of a call are on one device. */
   locate(name: string, { device }: Tensor): void {
+    if (device === this.#device) return;
     if (this.#device === undefined) {
       this.#device = device;
       this.#deviceFrom = name;
-    } else if (device !== this.#device) {
+    } else {
       const from = this.#deviceFrom;
       const other = from === "" ? "where the op runs" : from === "device" ? "as device says" : `like ${from}`;
       const message = `${this.op}: expected ${name} to be on ${this.#device}, ${other}, got a tensor on ${device}`;
@@ -234,7 +237,7 @@ export class Arguments {
     const [rows, columns] = matrix.shape as [number, number];
     const needed = rows === 0 ? 0 : (rows - 1) * matrix.rowStride + columns;
     const data = memory(this.op, name, matrix);
-    expect(data.length >= needed, this.op, `${name}.data`, `of at least ${needed} elements`, data);
+    if (data.length < needed) this.fail(`${name}.data`, `of at least ${needed} elements`, data);
   }
 
   // ---- outputs
@@ -303,11 +306,11 @@ export class Arguments {
 
   /** One output that the caller gives, after checks. */
   output(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
-    const wanted = `a ${dtype} tensor [${shape.join(", ")}]`;
-    if (!isTensor(value)) this.fail(name, wanted, value);
-    expect(value.dtype === dtype, this.op, name, wanted, value, "ERR_UNSUPPORTED_DTYPE");
-    const fits = value.shape.length === shape.length && shape.every((size, i) => size === value.shape[i]);
-    expect(fits, this.op, name, wanted, value);
+    const fits = isTensor(value) && value.dtype === dtype && isSameShape(value.shape, shape);
+    if (!fits) {
+      const code = isTensor(value) && value.dtype !== dtype ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
+      expect(false, this.op, name, `a ${dtype} tensor [${shape.join(", ")}]`, value, code);
+    }
     // Where only typed arrays are given and no device, outputs do not choose one.
     this.#device ??= "cpu";
     this.locate(name, value);
@@ -315,10 +318,15 @@ export class Arguments {
       this.#expectWhole(name, value);
     } else {
       const data = memory(this.op, name, value);
-      expect(data.length === (shape[0] ?? 1), this.op, `${name}.data`, `of ${shape[0] ?? 1} elements`, data);
+      const length = shape[0] ?? 1;
+      if (data.length !== length) this.fail(`${name}.data`, `of ${length} elements`, data);
     }
     return value;
   }
+}
+
+function isSameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, i) => size === b[i]);
 }
 
 function elementsOf(array: readonly unknown[]): unknown[] {

@@ -73,6 +73,14 @@ export function cudaDevice(op: string, argument: string, device: string): number
   throw new FapoError("ERR_NO_CUDA", message);
 }
 
+interface Loan {
+  address: bigint;
+  length: number;
+  elementBytes: number;
+  stream: bigint | undefined;
+  owner: unknown;
+}
+
 /** Elements in the memory of a GPU: what a typed array is on the host. Native code reads its properties. */
 export class DeviceMemory {
   readonly handle: object;
@@ -82,6 +90,8 @@ export class DeviceMemory {
   /** In elements. */
   readonly length: number;
   readonly #tensors: { count: number };
+  /** Where the memory belongs to someone else: what keeps it, and the stream that waits before it is used otherwise. */
+  #lender: { owner: unknown; stream: bigint | undefined } | undefined;
 
   private constructor(handle: object, device: number, offset: number, length: number, tensors = { count: 0 }) {
     this.handle = handle;
@@ -98,9 +108,11 @@ export class DeviceMemory {
   }
 
   /** Memory of someone else, after checks that it is what it should be. */
-  static borrow(op: string, device: number, address: bigint, length: number, elementBytes: number): DeviceMemory {
+  static borrow(op: string, device: number, { address, length, elementBytes, stream, owner }: Loan): DeviceMemory {
     const handle = call(op, (native) => native.borrow(device, address, length * elementBytes));
-    return new DeviceMemory(handle, device, 0, length);
+    const borrowed = new DeviceMemory(handle, device, 0, length);
+    borrowed.#lender = { owner, stream };
+    return borrowed;
   }
 
   /** A part, `offset` in bytes, that shares the memory. */
@@ -115,7 +127,16 @@ export class DeviceMemory {
 
   letGo(): void {
     this.#tensors.count--;
-    if (this.#tensors.count === 0) addon().release(this.handle);
+    if (this.#tensors.count > 0) return;
+    const stream = this.#lender?.stream;
+    this.#lender = undefined;
+    addon().release(this.handle);
+    if (stream === undefined) return;
+    try {
+      addon().makeWait(this.device, stream);
+    } catch {
+      // A GPU that was lost: nothing runs there that could be waited for.
+    }
   }
 
   toString(): string {

@@ -401,7 +401,7 @@ function float16Bits(data: unknown): Uint16Array | undefined {
   return new Uint16Array(buffer, byteOffset, length);
 }
 
-function checkShape(op: string, shape: unknown): readonly number[] {
+export function checkShape(op: string, shape: unknown): readonly number[] {
   expect(Array.isArray(shape), op, "shape", "an array of sizes", shape);
   const dims = [...(shape as unknown[])];
   const whole = dims.every((size): size is number => Number.isSafeInteger(size) && (size as number) >= 0);

@@ -1,0 +1,51 @@
+// `npm test`: the suite on the CPU and on a GPU: a real one where there is one, an emulated one where there is none.
+//   node scripts/test.mjs [test file ...]
+// FAPO_TEST_DEVICES=cpu leaves GPUs out.
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, readdirSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { devices } from "fapo-kernels";
+
+const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
+process.chdir(root);
+const env = { ...process.env };
+const { cpu, cuda } = devices();
+const found = [`cpu (${cpu.isa}) real`];
+
+if (env.FAPO_TEST_DEVICES) {
+  found.push(`tested: ${env.FAPO_TEST_DEVICES}`);
+} else if (cuda.available) {
+  env.FAPO_TEST_DEVICES = "cpu,cuda:0";
+  found.push(`cuda:0 (${cuda.devices[0].name}) ${cuda.emulated ? "emulated" : "real"}`);
+} else {
+  const built = buildEmulated();
+  env.FAPO_TEST_DEVICES = built.library ? "cpu,cuda:0" : "cpu";
+  if (built.library) env.FAPO_KERNELS_CUDA = built.library;
+  found.push(built.library ? `cuda:0 emulated (${cuda.reason})` : `cuda:0 absent (${cuda.reason}; ${built.why})`);
+}
+console.log(`devices under test: ${found.join(", ")}`);
+
+const tests = process.argv.slice(2);
+if (tests.length === 0) {
+  for (const file of readdirSync("build-ts/test")) {
+    if (file.endsWith(".test.js")) tests.push(path.join("build-ts/test", file));
+  }
+}
+process.exitCode =
+  spawnSync(process.execPath, ["--test", "--test-reporter=spec", ...tests], { env, stdio: "inherit" }).status ?? 1;
+
+/** The CUDA kernels compiled as C++, kept between runs. */
+function buildEmulated() {
+  const build = "build/emulated";
+  const target = "fapo_kernels_cuda_emulated";
+  const cmake = (...args) => execFileSync("cmake", args, { encoding: "utf8", stdio: "pipe" });
+  try {
+    if (!existsSync(path.join(build, "CMakeCache.txt"))) cmake("-S", ".", "-B", build, "-DFAPO_EMULATE_CUDA=ON");
+    cmake("--build", build, "--target", target, "--parallel", process.env.JOBS ?? "2");
+    return { library: path.resolve(build, "Release", `${target}.so`) };
+  } catch (error) {
+    return { why: `no emulated one: ${(error.stderr || error.stdout || error.message).trim().split("\n").pop()}` };
+  }
+}
