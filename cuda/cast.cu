@@ -1,4 +1,6 @@
 // Blocks take chunks of a row, which may be as long as the whole tensor; threads take neighbouring elements.
+#include <type_traits>
+
 #include "cuda/convert.cuh"
 #include "cuda/device.h"
 #include "cuda/library.h"
@@ -9,6 +11,24 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kChunk = 4 * kThreads;
+
+// Conversion instructions make one NaN of all; a cast keeps the sign and, where it fits, the payload, as on the CPU.
+FAPO_DEVICE float widen_any(float x) { return x; }
+FAPO_DEVICE float widen_any(bf16 x) { return widen(x); }
+FAPO_DEVICE float widen_any(f16 x) {
+  const uint32_t sign = x.bits & 0x8000u, magnitude = x.bits & 0x7fffu;
+  return magnitude > 0x7c00u ? __uint_as_float(sign << 16 | 0x7f800000u | magnitude << 13) : widen(x);
+}
+
+template <typename To>
+FAPO_DEVICE To narrow_any(float x) {
+  if constexpr (!std::is_same_v<To, float>) {
+    const uint32_t top = __float_as_uint(x) >> 16;
+    const uint32_t nan = std::is_same_v<To, bf16> ? top | 0x40u : (top & 0x8000u) | 0x7e00u;
+    if (x != x) return {static_cast<uint16_t>(nan)};
+  }
+  return narrow<To>(x);
+}
 
 template <typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
@@ -21,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
     To* to = result + row * result_stride;
 #pragma unroll
     for (int n = 0; n < kChunk; n += kThreads) {
-      if (begin + n < columns) to[begin + n] = narrow<To>(widen(from[begin + n]));
+      if (begin + n < columns) to[begin + n] = narrow_any<To>(widen_any(from[begin + n]));
     }
   }
 }

@@ -354,9 +354,7 @@ class Device {
 
   void launched(cudaError_t error, const char* op) {
     check(error, op);
-    if (!debug_) return;
-    check(cudaStreamSynchronize(stream_), op);
-    raise_fault();
+    if (debug_) raise_fault(op);
   }
 
   // Until all of the stream is done; throws what kernels reported, once.
@@ -531,9 +529,9 @@ class Device {
     }
   }
 
-  void raise_fault() {
+  void raise_fault(const char* exactly_in = nullptr) {
     check(cudaMemcpyAsync(&fault_, fault_word_, sizeof fault_, cudaMemcpyDeviceToHost, stream_));
-    check(cudaStreamSynchronize(stream_));
+    check(cudaStreamSynchronize(stream_), exactly_in);
     const unsigned long long fault = fault_;
     if (fault == kNoFault) return;
     const size_t call = fault >> 40;

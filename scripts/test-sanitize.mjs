@@ -1,5 +1,5 @@
-// `npm run test:sanitize`: the test suite on an addon built with AddressSanitizer and UndefinedBehaviorSanitizer, and the
-// thread pool and what threads share under ThreadSanitizer (GCC).
+// `npm run test:sanitize`: the test suite on an addon and an emulated GPU built with AddressSanitizer and
+// UndefinedBehaviorSanitizer, and the thread pool and what threads share under ThreadSanitizer (GCC).
 //   node scripts/test-sanitize.mjs [test file ...]
 import { execFileSync, spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -18,6 +18,7 @@ cmake(
   build,
   "-DCMAKE_BUILD_TYPE=Release",
   "-DFAPO_SANITIZE=address,undefined",
+  "-DFAPO_EMULATE_CUDA=ON",
   "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
 );
 cmake("--build", build, "--parallel", process.env.JOBS ?? "2");
@@ -43,6 +44,9 @@ const library = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { en
 const env = {
   ...process.env,
   FAPO_KERNELS_PREBUILD: path.resolve("build/sanitize"), // where the loader looks for build/Release
+  FAPO_KERNELS_CUDA: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
+  FAPO_TEST_EMULATED: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
+  FAPO_TEST_DEVICES: process.env.FAPO_TEST_DEVICES ?? "cpu,cuda:0",
   LD_PRELOAD: `${library("libasan.so")} ${library("libubsan.so")} ${library("libstdc++.so.6")}`,
   ASAN_OPTIONS:
     "detect_leaks=0:exitcode=86:halt_on_error=1:detect_stack_use_after_return=1:allocator_may_return_null=1",

@@ -13,6 +13,9 @@ process.chdir(root);
 const env = { ...process.env };
 const { cpu, cuda } = devices();
 const found = [`cpu (${cpu.isa}) real`];
+// Also where there is a GPU: what the CUDA runtime can fail at is planted in the emulated one.
+const emulated = buildEmulated();
+env.FAPO_TEST_EMULATED ??= emulated.library ?? "";
 
 if (env.FAPO_TEST_DEVICES) {
   found.push(`tested: ${env.FAPO_TEST_DEVICES}`);
@@ -20,10 +23,9 @@ if (env.FAPO_TEST_DEVICES) {
   env.FAPO_TEST_DEVICES = "cpu,cuda:0";
   found.push(`cuda:0 (${cuda.devices[0].name}) ${cuda.emulated ? "emulated" : "real"}`);
 } else {
-  const built = buildEmulated();
-  env.FAPO_TEST_DEVICES = built.library ? "cpu,cuda:0" : "cpu";
-  if (built.library) env.FAPO_KERNELS_CUDA = built.library;
-  found.push(built.library ? `cuda:0 emulated (${cuda.reason})` : `cuda:0 absent (${cuda.reason}; ${built.why})`);
+  env.FAPO_TEST_DEVICES = emulated.library ? "cpu,cuda:0" : "cpu";
+  if (emulated.library) env.FAPO_KERNELS_CUDA = emulated.library;
+  found.push(emulated.library ? `cuda:0 emulated (${cuda.reason})` : `cuda:0 absent (${cuda.reason}; ${emulated.why})`);
 }
 console.log(`devices under test: ${found.join(", ")}`);
 
