@@ -61,6 +61,7 @@ export interface CaseOptions {
   device: Device;
   shapes: readonly VocabShape[];
   dtypes: readonly FloatDType[];
+  /** Small ones of the cases that do not depend on `shapes`. */
   quick: boolean;
 }
 

@@ -2,6 +2,8 @@
  * The memory floor: how fast this machine moves memory, through the same threads and vector loops as the ops. The buffers
  * are shared by all cases and allocated like those of the ops, so pages are of the same kind.
  */
+import type { Device } from "fapo-kernels";
+
 interface Addon {
   run(op: "memoryFloor", args: FloorArguments): void;
 }
@@ -24,8 +26,9 @@ let source = new Float32Array(0);
 let target = new Float32Array(0);
 const result = new Float32Array(1);
 
-/** A call that moves `bytes` in all, read and written ones together. */
-export function floor(kind: FloorKind, bytes: number): () => void {
+/** A call that moves `bytes` in all, read and written ones together; undefined where there is none yet: on GPUs. */
+export function floor(kind: FloorKind, bytes: number, device: Device): (() => void) | undefined {
+  if (device !== "cpu") return undefined;
   const length = Math.ceil(bytes / (kind === "read" ? 4 : 8));
   // Written to once: pages that were only ever read are all the same page of zeros, which sits in the cache.
   if (source.length < length) source = new Float32Array(length).fill(1);

@@ -8,13 +8,13 @@
  */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { type Device, setThreads } from "fapo-kernels";
+import { type Device, setThreads, synchronize } from "fapo-kernels";
 import { Bench } from "tinybench";
 import type { BenchCase, Peer } from "./case.ts";
 import { type FloorKind, floor } from "./floor.ts";
-import { peakExtraBytes } from "./memory.ts";
+import { cudaExtraBytes, peakExtraBytes } from "./memory.ts";
 import type { Peers } from "./peers.ts";
-import { type Contender, onHost } from "./sampler.ts";
+import { type Contender, onHost, sampler } from "./sampler.ts";
 
 export interface RoundOptions {
   rounds: number;
@@ -26,7 +26,8 @@ export interface RoundOptions {
   warmupMs: number;
 }
 
-export type Clock = "cpu" | "wall";
+/** On a GPU the events on its stream, which are in the place of wall time. */
+export type Clock = "cpu" | "wall" | "events";
 
 export interface Times {
   wall: number[];
@@ -46,7 +47,8 @@ export interface Measurement {
   device: Device;
   shape: string;
   dtype: string;
-  threads: number;
+  /** On the CPU. */
+  threads?: number;
   /** Which time the rates and ratios are made of. */
   clock: Clock;
   rounds: number;
@@ -88,6 +90,15 @@ export interface PeerResult {
 /** V8 optimises what has been called some ten thousand times, on threads whose time is the process's. */
 const overheadWarmupMs = 400;
 
+/** Runs a case once and compares it with its peers: for devices whose times would mean nothing. */
+export function agree(benchCase: BenchCase): void {
+  const { call, peers } = benchCase.prepare();
+  call();
+  synchronize(benchCase.device);
+  for (const peer of peers) peer.check();
+}
+
+/** `threads` is for the CPU. */
 export async function measure(
   benchCase: BenchCase,
   threads: number,
@@ -95,26 +106,30 @@ export async function measure(
   others?: Peers,
 ): Promise<Measurement> {
   const { call, restore, peers, problem } = benchCase.prepare();
+  const { device } = benchCase;
   const kind = benchCase.overhead ? undefined : benchCase.floor;
   setThreads(threads);
   for (const peer of peers) peer.check();
-  const contenders: Contender[] = [{ name: "op", restore, sample: onHost(call) }];
-  if (kind) {
-    const sample = onHost(floor(kind, benchCase.bytes));
+  const contenders: Contender[] = [{ name: "op", restore, sample: sampler(call, device) }];
+  const bound = kind && floor(kind, benchCase.bytes, device);
+  if (bound) {
+    const sample = sampler(bound, device);
     contenders.unshift({ name: "floor before", sample });
     contenders.push({ name: "floor after", sample });
   }
-  for (const { name, restore, call } of peers) contenders.push({ name, restore, sample: onHost(call) });
+  // One thread of the host says nothing about a GPU.
+  const timed = device === "cpu" ? peers : [];
+  for (const { name, restore, call } of timed) contenders.push({ name, restore, sample: onHost(call) });
   const foreign = problem && others ? await others.contenders(problem, threads) : [];
   contenders.push(...foreign);
 
   const times = await takeTurns(contenders, benchCase.overhead ? { ...options, warmupMs: overheadWarmupMs } : options);
-  const clock: Clock = threads === 1 ? "cpu" : "wall";
+  const clock: Clock = device !== "cpu" ? "events" : threads === 1 ? "cpu" : "wall";
   const op = times.get("op")!;
-  const ms = median(op[clock]);
+  const ms = median(by(clock, op));
   restore?.();
-  const peakExtra = peakExtraBytes(call);
-  const results = peers.map((peer) => peerResult(peer, times.get(peer.name)!, op, clock));
+  const peakExtra = device === "cpu" ? peakExtraBytes(call) : cudaExtraBytes(call, device);
+  const results = timed.map((peer) => peerResult(peer, times.get(peer.name)!, op, clock));
   for (const peer of foreign) {
     const peakExtraBytes = await peer.peakExtraBytes();
     const result = peerResult(peer, times.get(peer.name)!, op, clock);
@@ -123,10 +138,10 @@ export async function measure(
   return {
     op: benchCase.op,
     variant: benchCase.variant,
-    device: benchCase.device,
+    device,
     shape: benchCase.shape,
     dtype: benchCase.dtype,
-    threads,
+    ...(device === "cpu" && { threads }),
     clock,
     rounds: op.wall.length,
     wallMs: summary(op.wall),
@@ -135,7 +150,7 @@ export async function measure(
     gbPerSecond: benchCase.bytes / ms / 1e6,
     ...(peakExtra !== undefined && { peakExtraBytes: peakExtra }),
     overhead: benchCase.overhead ?? false,
-    ...(kind && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
+    ...(kind && bound && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
     peers: results,
   };
 }
@@ -189,21 +204,25 @@ export function exposeGc(): void {
 }
 
 function floorResult(kind: FloorKind, bytes: number, times: Map<string, Times>, clock: Clock): FloorResult {
-  const after = times.get("floor after")![clock];
-  const own = times.get("floor before")![clock].map((before, round) => (before + after[round]!) / 2);
+  const after = by(clock, times.get("floor after")!);
+  const own = by(clock, times.get("floor before")!).map((before, round) => (before + after[round]!) / 2);
   const ms = median(own);
   return {
     kind,
     ms,
     minMs: Math.min(...own),
     gbPerSecond: bytes / ms / 1e6,
-    share: medianRatio(own, times.get("op")![clock]),
+    share: medianRatio(own, by(clock, times.get("op")!)),
   };
 }
 
 function peerResult({ name, scale }: Pick<Peer, "name" | "scale">, own: Times, op: Times, clock: Clock): PeerResult {
-  const ms = own[clock].map((time) => time * scale);
-  return { name, scale, ms: median(ms), minMs: Math.min(...ms), ratio: medianRatio(ms, op[clock]) };
+  const ms = by(clock, own).map((time) => time * scale);
+  return { name, scale, ms: median(ms), minMs: Math.min(...ms), ratio: medianRatio(ms, by(clock, op)) };
+}
+
+function by(clock: Clock, { wall, cpu }: Times): number[] {
+  return clock === "cpu" ? cpu : wall;
 }
 
 /** Median over the rounds of one time by another. */

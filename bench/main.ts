@@ -1,13 +1,13 @@
 /** `npx fapo-kernels bench`: every op, on shapes of real models, beside the memory floor and plain TypeScript. */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { devices } from "fapo-kernels";
+import { type Device, devices } from "fapo-kernels";
 import { actionBenchmark } from "./action.ts";
-import { type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
-import { exposeGc, type Measurement, measure, type RoundOptions } from "./harness.ts";
+import { type CaseOptions, type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
+import { agree, exposeGc, type Measurement, measure, type RoundOptions } from "./harness.ts";
 import { Peers } from "./peers.ts";
 import { defaultFile, defaultFileOf, header, makeReport, peerRows, row, shown, title, writeJson } from "./report.ts";
-import { inOrderOfData, ops, quickShapes, shapes } from "./suite.ts";
+import { cudaShapes, emulatedShapes, inOrderOfData, ops, quickShapes, shapes } from "./suite.ts";
 
 const full: RoundOptions = { rounds: 21, maxSeconds: 8, minSampleMs: 5, warmupMs: 200 };
 const quick: RoundOptions = { rounds: 3, maxSeconds: 1, minSampleMs: 0.5, warmupMs: 10 };
@@ -17,7 +17,8 @@ const help = `Usage: fapo-kernels bench [options]
   --ops a,b         ${ops.map(({ op }) => op).join(", ")}
   --shapes NxV,…    logits of N rows and a vocabulary of V (default ${shapes.map((shape) => shape.join("x")).join(",")})
   --dtypes a,b      of the logits: ${floatDTypes.join(", ")}
-  --threads 1,2     a run for each (default 1 and all cores)
+  --devices a,b     cpu, cuda:0, … (default cpu, and cuda:0 where it is real); an emulated GPU is compared, never timed
+  --threads 1,2     on the CPU a run for each (default 1 and all cores)
   --filter text     only cases with this text in "op (variant) shape dtype"
   --rounds n        how often floor, op and peers take turns (default ${full.rounds})
   --quick           small and short, to see that it works; its numbers mean little
@@ -39,6 +40,7 @@ export async function bench(argv: readonly string[]): Promise<number> {
       ops: { type: "string" },
       shapes: { type: "string" },
       dtypes: { type: "string" },
+      devices: { type: "string" },
       threads: { type: "string" },
       filter: { type: "string" },
       rounds: { type: "string" },
@@ -56,33 +58,47 @@ export async function bench(argv: readonly string[]): Promise<number> {
 
   const names = list("ops", values.ops, (name) => ops.some(({ op }) => op === name));
   const dtypes = list("dtypes", values.dtypes, (name) => (floatDTypes as readonly string[]).includes(name));
+  const isDevice = (name: string): name is Device => /^(cpu|cuda:\d+)$/.test(name);
+  const { cpu, cuda } = devices();
+  const everywhere: Device[] = cuda.available && !cuda.emulated ? ["cpu", "cuda:0"] : ["cpu"];
+  const where = (list("devices", values.devices, isDevice) as Device[] | undefined) ?? everywhere;
   const wanted = {
     shapes: list("shapes", values.shapes, (text) => /^[1-9]\d*x[1-9]\d*$/.test(text))?.map(vocabShape),
     dtypes: (dtypes as FloatDType[] | undefined) ?? floatDTypes,
     quick: values.quick,
-    device: "cpu" as const,
   };
-  const options = { ...wanted, shapes: wanted.shapes ?? (values.quick ? quickShapes : shapes) };
+  const optionsOn = (device: Device): CaseOptions => {
+    if (device !== "cpu" && cuda.emulated)
+      return { ...wanted, shapes: wanted.shapes ?? emulatedShapes, quick: true, device };
+    const usual = values.quick ? quickShapes : device === "cpu" ? shapes : cudaShapes;
+    return { ...wanted, shapes: wanted.shapes ?? usual, device };
+  };
   const count = (text: string): boolean => /^[1-9]\d*$/.test(text);
   const threads = list("threads", values.threads, count)?.map(Number) ?? [...new Set([1, availableParallelism()])];
   const [rounds] = list("rounds", values.rounds, count)?.map(Number) ?? [];
   const roundOptions = { ...(values.quick ? quick : full), ...(rounds !== undefined && { rounds }) };
 
-  const cases = inOrderOfData(ops.filter(({ op }) => names?.includes(op) ?? true).flatMap((op) => op.cases(options)));
+  const wantedOps = ops.filter(({ op }) => names?.includes(op) ?? true);
+  const cases = where.flatMap((device) => inOrderOfData(wantedOps.flatMap((op) => op.cases(optionsOn(device)))));
   const chosen = cases.filter((one) => title(one).includes(values.filter ?? ""));
   if (chosen.length === 0) throw new Error("no benchmark matches");
 
   exposeGc();
-  const { isa } = devices().cpu;
+  const { isa } = cpu;
   console.log(`${isa}, Node ${process.versions.node}; ms of one call: CPU time with one thread, wall time with more\n`);
   const results: Measurement[] = [];
-  const others = values.peers ? await Peers.start("cpu", console.log) : undefined;
+  const others = values.peers ? await Peers.start(where, console.log) : undefined;
   try {
     console.log(header());
     for (const one of chosen) {
+      if (one.device !== "cpu" && cuda.emulated) {
+        agree(one);
+        console.log(`${title(one)}, ${one.device}, emulated: agrees with plain TypeScript; not timed`);
+        continue;
+      }
       for (const n of threads) {
         // A call too small to be shared among threads is the same with any number of them.
-        if (one.overhead && n !== threads[0]) continue;
+        if ((one.overhead || one.device !== "cpu") && n !== threads[0]) continue;
         const result = await measure(one, n, roundOptions, others);
         results.push(result);
         console.log([row(result, isa), ...peerRows(result)].join("\n"));

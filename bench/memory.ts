@@ -1,5 +1,15 @@
 /** How much more memory a call needs at its peak than there was before it. */
 import { readFileSync, writeFileSync } from "node:fs";
+import { cudaMemory, type Device, synchronize } from "fapo-kernels";
+
+/** Of a GPU: what the call takes from it beyond what is in use, work space included. Ops give nothing back within a call. */
+export function cudaExtraBytes(call: () => void, device: Device): number {
+  globalThis.gc?.();
+  synchronize(device);
+  const before = cudaMemory(device).used;
+  call();
+  return cudaMemory(device).used - before;
+}
 
 /**
  * In bytes, to the page, of the whole process: threads of V8 may add some. Linux keeps the peak, and resets it when

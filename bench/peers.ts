@@ -8,6 +8,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import type { Device } from "fapo-kernels";
 import { expectClose, type FloatDType, type Problem } from "./case.ts";
 import { widening } from "./half.ts";
 import { read } from "./place.ts";
@@ -47,10 +48,11 @@ export class Peers {
   #written: { key: string; files: Record<string, string> } | undefined;
 
   /** Starts every peer of the device that is there; `say` hears in one line why another is not. */
-  static async start(device: string, say: (line: string) => void): Promise<Peers> {
+  static async start(devices: readonly Device[], say: (line: string) => void): Promise<Peers> {
     if (!repository) throw new Error("--peers: the other implementations are in the repository, not in the package");
     const peers = new Peers(say);
-    for (const [script, commands] of Object.entries(device === "cpu" ? onCpu : onCuda)) {
+    const onGpu = devices.some((device) => device !== "cpu");
+    for (const [script, commands] of Object.entries({ ...onCpu, ...(onGpu && onCuda) })) {
       let started: PeerProcess | string = "";
       for (const command of commands) {
         started = await PeerProcess.start(command, join(root, "bench/peers", script));
@@ -74,6 +76,7 @@ export class Peers {
     const open = { kind, rows, vocab, dtype: logits.dtype, threads, gradScale, files };
     const all: PeerContender[] = [];
     for (const peer of this.#processes) {
+      if (peer.onGpu !== (logits.device !== "cpu")) continue;
       const { contenders, leftOut } = await peer.ask("open", { open });
       for (const reason of leftOut) this.#sayOnce(`${peer.name}, ${kind} ${logits.dtype}: ${reason}`);
       for (const { name, rows: taken } of contenders) {
@@ -156,6 +159,8 @@ function writeArray(file: string, { buffer, byteOffset, byteLength }: ArrayBuffe
 class PeerProcess {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
+  /** Whether it computes on a GPU. */
+  readonly onGpu: boolean;
   #name = "";
 
   get name(): string {
@@ -171,7 +176,7 @@ class PeerProcess {
     });
     child.stdin!.on("error", () => {}); // it is gone: the missing answer says so
     const failed = once(child, "error").then(([error]) => String(error.message));
-    const peer = new PeerProcess(child);
+    const peer = new PeerProcess(child, script.includes("/gpu/"));
     const first = await Promise.race([peer.#lines.next(), failed]);
     if (typeof first === "string") return first;
     if (first.done) return complaint.trim().match(/^(\w*Error.*)$/m)?.[1] ?? lastLine(complaint);
@@ -179,8 +184,9 @@ class PeerProcess {
     return peer;
   }
 
-  private constructor(child: ChildProcess) {
+  private constructor(child: ChildProcess, onGpu: boolean) {
     this.#child = child;
+    this.onGpu = onGpu;
     this.#lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
   }
 

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem, type } from "node:os";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { devices } from "fapo-kernels";
+import { type CudaDevice, devices } from "fapo-kernels";
 import { leastShare } from "./bars.ts";
 import { type BenchCase, plainTypeScript } from "./case.ts";
 import type { Measurement } from "./harness.ts";
@@ -19,7 +19,17 @@ export interface Report {
   date: string;
   command: string;
   quick: boolean;
-  machine: { cpu: string; cores: number; memoryGiB: number; os: string; arch: string; isa: string };
+  machine: {
+    cpu: string;
+    cores: number;
+    memoryGiB: number;
+    os: string;
+    arch: string;
+    isa: string;
+    /** The GPUs that results are of, and the version of their driver. */
+    gpus?: readonly CudaDevice[];
+    driver?: string;
+  };
   versions: { "fapo-kernels": string; node: string; v8: string; tinybench: string };
   /** null outside a repository; `dirty` when files differed from the commit. */
   commit: string | null;
@@ -29,7 +39,7 @@ export interface Report {
 }
 
 const notes: readonly string[] = [
-  "With one thread, rates and ratios are made of the CPU time of the process, with more of wall time; `clock` says which.",
+  "With one thread, rates and ratios are made of the CPU time of the process, with more of wall time, on a GPU of the time between events on its stream; `clock` says which.",
   "Ratios are medians of ratios within a round, in which floor, op and peers took turns.",
   "The floor moves as many bytes as the op has to, through the same threads and vector loops.",
   "Plain TypeScript runs on one thread and on fewer rows; its time is multiplied by `scale`.",
@@ -52,6 +62,7 @@ export function makeReport(results: readonly Measurement[], command: string, qui
       os: `${type()} ${release()}`,
       arch: process.arch,
       isa,
+      ...gpus(results),
     },
     versions: {
       "fapo-kernels": version(join(root, "package.json")),
@@ -69,17 +80,29 @@ export function makeReport(results: readonly Measurement[], command: string, qui
   };
 }
 
+function gpus(results: readonly Measurement[]): Pick<Report["machine"], "gpus" | "driver"> {
+  const used = devices().cuda.devices.filter(({ device }) => results.some((result) => result.device === device));
+  if (used.length === 0) return {};
+  let driver = "unknown";
+  try {
+    [driver = driver] = readFileSync("/proc/driver/nvidia/version", "utf8").match(/\d+\.\d+(\.\d+)?/) ?? [];
+  } catch {} // not on every system
+  return { gpus: used, driver };
+}
+
 /** Where a report goes when no file is named: among the results of this repository, or where it was asked for. */
 export function defaultFile(date: string, cpu: string, isa: string): string {
   return repository ? join(root, `bench/results/${date}-${cpu}-${isa}.json`) : `bench-${date}-${cpu}-${isa}.json`;
 }
 
 export function defaultFileOf({ machine, date }: Report): string {
-  const cpu = machine.cpu
+  const names = [machine.cpu, ...(machine.gpus ?? []).slice(0, 1).map(({ name }) => name)];
+  const slug = names
+    .join("-")
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, "-")
     .replaceAll(/^-|-$/g, "");
-  return defaultFile(date.slice(0, 10), cpu, machine.isa);
+  return defaultFile(date.slice(0, 10), slug, machine.isa);
 }
 
 /** A path as short as it can be said from here. */
@@ -129,7 +152,7 @@ export function row(result: Measurement, isa: string): string {
     variant ? `${op} (${variant})` : op,
     shape,
     dtype,
-    `${threads}`,
+    threads ? `${threads}` : result.device,
     milliseconds(ms),
     result.overhead ? "" : gbPerSecond.toFixed(1),
     floor ? percent(floor.share) : "",

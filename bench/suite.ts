@@ -28,6 +28,21 @@ export const shapes: readonly VocabShape[] = [
   [2, 151936],
   [1, 151936],
 ];
+/** For GPUs: micro-batches of 4,096 and 16,384 tokens, then few rows. */
+export const cudaShapes: readonly VocabShape[] = [
+  [16384, 151936],
+  [4096, 151936],
+  [8192, 128256],
+  [16384, 32000],
+  [64, 151936],
+  [8, 151936],
+  [1, 151936],
+];
+/** For emulated GPUs, which take seconds for what a GPU does in microseconds. */
+export const emulatedShapes: readonly VocabShape[] = [
+  [3, 1003],
+  [1, 512],
+];
 export const quickShapes: readonly VocabShape[] = [
   [32, 32000],
   [1, 151936],

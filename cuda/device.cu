@@ -384,6 +384,23 @@ class Device {
     check(cudaStreamWaitEvent(second, order_event_, 0));
   }
 
+  // ---- time
+
+  void start_timer() {
+    if (timer_start_ == nullptr) check(cudaEventCreate(&timer_start_));
+    if (timer_stop_ == nullptr) check(cudaEventCreate(&timer_stop_));
+    check(cudaEventRecord(timer_start_, stream_));
+  }
+
+  double stop_timer() {
+    if (timer_start_ == nullptr) throw Error("ERR_INTERNAL", "the timer has not been started");
+    check(cudaEventRecord(timer_stop_, stream_));
+    wait();
+    float milliseconds = 0.0f;
+    check(cudaEventElapsedTime(&milliseconds, timer_start_, timer_stop_));
+    return milliseconds;
+  }
+
   // ---- kernels
 
   void allow_dynamic_shared(const void* kernel, size_t bytes) {
@@ -588,6 +605,8 @@ class Device {
   cudaStream_t own_stream_ = nullptr;
   cudaStream_t stream_ = nullptr;  // null: not open yet
   cudaEvent_t order_event_ = nullptr;
+  cudaEvent_t timer_start_ = nullptr;
+  cudaEvent_t timer_stop_ = nullptr;
 
   std::unordered_map<size_t, std::vector<void*>> cache_;  // by size: reused in the order of the stream
   size_t used_ = 0, reserved_ = 0, limit_ = 0;
@@ -832,6 +851,18 @@ void check_foreign(int32_t number, uint64_t address, int64_t bytes) {
                                              ", got memory of cuda:" + std::to_string(attributes.device));
     }
   }
+}
+
+void start_timer(int32_t number) {
+  Device& device = Device::get(number);
+  Guard guard(device);
+  device.start_timer();
+}
+
+double stop_timer(int32_t number) {
+  Device& device = Device::get(number);
+  Guard guard(device);
+  return device.stop_timer();
 }
 
 }  // namespace fapo::cuda

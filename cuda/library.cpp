@@ -31,6 +31,8 @@ constexpr CudaLibrary kLibrary = {
     .wait_for = wait_for,
     .make_wait = make_wait,
     .check_foreign = check_foreign,
+    .start_timer = start_timer,
+    .stop_timer = stop_timer,
 };
 
 }  // namespace

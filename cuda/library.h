@@ -29,5 +29,7 @@ void set_stream(int32_t device, uint64_t stream);
 void wait_for(int32_t device, uint64_t stream);
 void make_wait(int32_t device, uint64_t stream);
 void check_foreign(int32_t device, uint64_t address, int64_t bytes);
+void start_timer(int32_t device);
+double stop_timer(int32_t device);
 
 }  // namespace fapo::cuda

@@ -188,6 +188,9 @@ interface Addon extends NativeOps {
   /** Our stream waits for that one; that one waits for ours. */
   waitFor(device: number, stream: bigint): void;
   makeWait(device: number, stream: bigint): void;
+  /** For benchmarks: `stopTimer` waits, and says how many milliseconds the GPU took for what came after `startTimer`. */
+  startTimer(device: number): void;
+  stopTimer(device: number): number;
 }
 
 let loaded: Addon | undefined;

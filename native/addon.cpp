@@ -478,6 +478,16 @@ void with_stream(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] { (cuda_library().*function)(device_from(info[0]), address_from(info[1])); });
 }
 
+void start_timer(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { cuda_library().start_timer(device_from(info[0])); });
+}
+
+Napi::Value stop_timer(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return Napi::Value(Napi::Number::New(info.Env(), cuda_library().stop_timer(device_from(info[0]))));
+  });
+}
+
 // Every function JavaScript can call.
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   const auto function = [&](const char* name, auto call) { exports.Set(name, Napi::Function::New(env, call)); };
@@ -509,6 +519,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   function("setStream", with_stream<&CudaLibrary::set_stream>);
   function("waitFor", with_stream<&CudaLibrary::wait_for>);
   function("makeWait", with_stream<&CudaLibrary::make_wait>);
+  function("startTimer", start_timer);
+  function("stopTimer", stop_timer);
   return exports;
 }
 

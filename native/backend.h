@@ -79,6 +79,8 @@ struct CudaLibrary {
   void (*make_wait)(int32_t device, uint64_t stream) = nullptr;   // that one waits for what is on ours
   // Throws ERR_INVALID_ARGUMENT unless it is memory of that device.
   void (*check_foreign)(int32_t device, uint64_t address, int64_t bytes) = nullptr;
+  void (*start_timer)(int32_t device) = nullptr;   // one per device: a second start begins anew
+  double (*stop_timer)(int32_t device) = nullptr;  // waits; milliseconds of what was enqueued since the start
 };
 
 // napi_type_tag of the External over it.

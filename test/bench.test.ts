@@ -14,9 +14,9 @@ import { expectClose, floatDTypes } from "#bench/case.js";
 import { policyBatch, vocabBatch } from "#bench/data.js";
 import { section } from "#bench/docs/table.js";
 import { takeTurns } from "#bench/harness.js";
-import { peakExtraBytes } from "#bench/memory.js";
+import { cudaExtraBytes, peakExtraBytes } from "#bench/memory.js";
 import type { Report } from "#bench/report.js";
-import { onHost } from "#bench/sampler.js";
+import { onCuda, onHost } from "#bench/sampler.js";
 import { ops } from "#bench/suite.js";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
@@ -206,10 +206,40 @@ test("other implementations take part where they are, and are left out in a line
   }
 });
 
+const { cuda } = api.devices();
+
+test("an emulated GPU is compared and never timed", { skip: !(cuda.available && cuda.emulated) }, () => {
+  const folder = mkdtempSync(join(tmpdir(), "fapo-bench-"));
+  try {
+    const file = join(folder, "report.json");
+    const { status, stdout, stderr } = bench("--devices", "cuda:0", "--ops", "cast", "--json", file);
+    assert.equal(status, 0, stderr);
+    assert.equal(stdout.match(/, cuda:0, emulated: agrees with plain TypeScript; not timed$/gm)?.length, 4);
+    assert.deepEqual((JSON.parse(readFileSync(file, "utf8")) as Report).results, []);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("what a GPU takes is told by its events", { skip: !cuda.available }, async () => {
+  const device = "cuda:0";
+  const [source, out] = [api.zeros([64, 1000], { device }), api.zeros([64, 1000], { device, dtype: "bfloat16" })];
+  const sample = onCuda(() => void api.cast(source, "bfloat16", { out }), device);
+  const [one, two] = [await sample(1), await sample(2)];
+  assert.ok(one.wall > 0 && two.wall > 0 && one.cpu >= 0);
+  const keep: unknown[] = [];
+  assert.equal(
+    cudaExtraBytes(() => void api.cast(source, "bfloat16", { out }), device),
+    0,
+  );
+  assert.ok(cudaExtraBytes(() => void keep.push(api.cast(source, "bfloat16")), device) >= 128_000);
+});
+
 test("flags are checked", () => {
   for (const [args, message] of [
     [["--ops", "nope"], /--ops: "nope" is none/],
     [["--shapes", "8"], /--shapes: "8" is none/],
+    [["--devices", "gpu"], /--devices: "gpu" is none/],
     [["--threads", "0"], /--threads: "0" is none/],
     [["--filter", "nothing like this"], /no benchmark matches/],
     [["--bogus"], /bogus/],

@@ -29,17 +29,17 @@ export function section(report: Report, file: string): string {
 
 function largeTable(results: Report["results"]): string[] {
   return [
-    "| op | shape | dtype | threads | ms | GB/s | share of the floor | bar | x plain TypeScript |",
+    "| op | shape | dtype | threads or GPU | ms | GB/s | share of the floor | bar | x plain TypeScript |",
     "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ...results.map((result) => {
-      const { shape, dtype, threads, gbPerSecond, floor, leastShare } = result;
+      const { shape, dtype, device, threads, gbPerSecond, floor, leastShare } = result;
       const bar = leastShare === undefined ? "" : percent(leastShare);
       const share = floor ? `${percent(floor.share)} (${floor.kind})` : "";
       return cells(
         name(result),
         shape,
         dtype,
-        `${threads}`,
+        threads ? `${threads}` : device,
         time(result),
         gbPerSecond.toFixed(1),
         share,
