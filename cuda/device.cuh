@@ -12,6 +12,8 @@
 namespace fapo::cuda {
 
 #define FAPO_DEVICE __device__ __forceinline__
+// For what runs once per row, so that it takes no registers of the loops.
+#define FAPO_DEVICE_NOINLINE inline __device__ __noinline__
 
 // ---- shared memory: one object per block and type. Nothing initialises it.
 
@@ -125,66 +127,6 @@ FAPO_DEVICE T* map_shared_rank(T* p, unsigned rank) {
   return reinterpret_cast<T*>(there);
 }
 
-// ---- asynchronous copies
-
-FAPO_DEVICE void mbarrier_init(Mbarrier& b, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory");
-}
-FAPO_DEVICE void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-FAPO_DEVICE void mbarrier_arrive(Mbarrier& b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&b)) : "memory");
-}
-FAPO_DEVICE void mbarrier_arrive_expect(Mbarrier& b, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&b)), "r"(bytes)
-               : "memory");
-}
-FAPO_DEVICE void mbarrier_wait(Mbarrier& b, unsigned parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(shared_address(&b)),
-      "r"(parity)
-      : "memory");
-}
-// Addresses and size are multiples of 16 bytes.
-FAPO_DEVICE void bulk_load(void* shared, const void* global, unsigned bytes, Mbarrier& b) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "r"(bytes), "r"(shared_address(&b))
-               : "memory");
-}
-FAPO_DEVICE void bulk_store(void* global, const void* shared, unsigned bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)),
-               "r"(bytes)
-               : "memory");
-}
-FAPO_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until at most kPending groups of this thread still read their shared memory / are not done.
-template <int kPending>
-FAPO_DEVICE void bulk_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
-}
-template <int kPending>
-FAPO_DEVICE void bulk_wait() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
-}
-// What this thread wrote to shared memory is seen by bulk copies issued after it.
-FAPO_DEVICE void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// Writes 16 bytes into the shared memory of block `rank` of the cluster, and counts them on the mbarrier there.
-FAPO_DEVICE void store_async(float4* to, float4 v, Mbarrier& b, unsigned rank) {
-  uint32_t there, barrier;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(rank));
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(barrier) : "r"(shared_address(&b)), "r"(rank));
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there),
-      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
-      : "memory");
-}
-
 #else
 
 FAPO_DEVICE unsigned cluster_rank() { return 0; }
@@ -197,6 +139,71 @@ FAPO_DEVICE T* map_shared_rank(T* p, unsigned) {
 }
 
 #endif
+
+// ---- asynchronous copies, sm_90 and newer. No kernel of older GPUs comes here, but their compiler reads it.
+#if __CUDA_ARCH__ >= 900
+#define FAPO_SM90(...) asm volatile(__VA_ARGS__)
+#else
+#define FAPO_SM90(...)
+#endif
+
+FAPO_DEVICE void mbarrier_init(Mbarrier& b, unsigned arrivals) {
+  FAPO_SM90("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals) : "memory");
+}
+FAPO_DEVICE void mbarrier_init_fence() { FAPO_SM90("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+FAPO_DEVICE void mbarrier_arrive(Mbarrier& b) {
+  FAPO_SM90("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&b)) : "memory");
+}
+FAPO_DEVICE void mbarrier_arrive_expect(Mbarrier& b, unsigned bytes) {
+  FAPO_SM90("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&b)), "r"(bytes) : "memory");
+}
+FAPO_DEVICE void mbarrier_wait(Mbarrier& b, unsigned parity) {
+  FAPO_SM90(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(&b)),
+      "r"(parity)
+      : "memory");
+}
+// Addresses and size are multiples of 16 bytes.
+FAPO_DEVICE void bulk_load(void* shared, const void* global, unsigned bytes, Mbarrier& b) {
+  FAPO_SM90("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                shared_address(shared)),
+            "l"(global), "r"(bytes), "r"(shared_address(&b))
+            : "memory");
+}
+FAPO_DEVICE void bulk_store(void* global, const void* shared, unsigned bytes) {
+  FAPO_SM90("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)),
+            "r"(bytes)
+            : "memory");
+}
+FAPO_DEVICE void bulk_commit() { FAPO_SM90("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until at most kPending groups of this thread still read their shared memory / are not done.
+template <int kPending>
+FAPO_DEVICE void bulk_wait_read() {
+  FAPO_SM90("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+template <int kPending>
+FAPO_DEVICE void bulk_wait() {
+  FAPO_SM90("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
+}
+// What this thread wrote to shared memory is seen by bulk copies issued after it.
+FAPO_DEVICE void proxy_fence() { FAPO_SM90("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Writes 16 bytes into the shared memory of block `rank` of the cluster, and counts them on the mbarrier there.
+FAPO_DEVICE void store_async(float4* to, float4 v, Mbarrier& b, unsigned rank) {
+  [[maybe_unused]] uint32_t there = 0, barrier = 0;
+  FAPO_SM90("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(rank));
+  FAPO_SM90("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(barrier) : "r"(shared_address(&b)), "r"(rank));
+  FAPO_SM90("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there),
+            "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+            : "memory");
+}
+
+#undef FAPO_SM90
 
 }  // namespace fapo::cuda
 

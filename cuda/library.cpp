@@ -14,6 +14,13 @@ constexpr CudaLibrary kLibrary = {
     .ops =
         {
             .cast = cast,
+            .token_logprob = token_logprob,
+            .token_logprob_backward = token_logprob_backward,
+            .fapo_penalty = fapo_penalty,
+            .group_advantage = group_advantage,
+            .fapo_advantage = fapo_advantage,
+            .policy_loss = policy_loss,
+            .fused_policy_loss = fused_policy_loss,
         },
     .probe = probe,
     .device_info = device_info,

@@ -40,17 +40,24 @@ struct PolicyBatch {
     v("loss", loss), v("metrics", metrics), v("counts", counts);
   }
 
-  // One token whose current log-prob is `logprob`; `sequence` is -1 where there are no cu_seqlens.
-  FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
+  // What the loss of token i takes besides its current log-prob; `sequence` is -1 where there are no cu_seqlens.
+  struct Token {
+    float old_logprob, ref_logprob, advantage, importance_weight;
+  };
+  FAPO_HD Token inputs(int64_t i, int64_t sequence) const {
+    return {old_logprobs ? old_logprobs[i] : 0.0f, ref_logprobs ? ref_logprobs[i] : 0.0f,
+            advantages[advantages_per_sequence ? sequence : i],
+            importance_weights ? importance_weights[importance_weights_per_sequence ? sequence : i] : 1.0f};
+  }
+  FAPO_HD TokenLoss token(const Token& t, float logprob) const {
     // Without old ones the ratio is 1, also for a log-prob of -Infinity; NaN stays.
-    const double log_ratio = old_logprobs.data    ? static_cast<double>(logprob) - old_logprobs.data[i]
+    const double log_ratio = old_logprobs         ? static_cast<double>(logprob) - t.old_logprob
                              : logprob == logprob ? 0.0
                                                   : static_cast<double>(logprob);
-    const float advantage = advantages.data[advantages_per_sequence ? sequence : i];
-    const float weight =
-        importance_weights.data ? importance_weights.data[importance_weights_per_sequence ? sequence : i] : 1.0f;
-    const float ref_logprob = ref_logprobs.data ? ref_logprobs.data[i] : 0.0f;
-    return token_loss(logprob, log_ratio, advantage, weight, ref_logprob, params);
+    return token_loss(logprob, log_ratio, t.advantage, t.importance_weight, t.ref_logprob, params);
+  }
+  FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
+    return token(inputs(i, sequence), logprob);
   }
 };
 
