@@ -65,7 +65,7 @@ rule(
 rule("house: no CUDA runtime in native/", (f) => f.startsWith("native"), /cuda_runtime/);
 rule(
   "house: shared memory and PTX only in cuda/device.cuh",
-  (f) => isCpp(f) && f !== "cuda/device.cuh",
+  (f) => f.startsWith("cuda") && f !== "cuda/device.cuh",
   /__shared__|\basm\b/,
 );
 rule(
