@@ -179,10 +179,10 @@ export class Arguments {
     if (isTensor(value)) {
       expect(value.dtype === dtype, this.op, `${name}.dtype`, dtype, value.dtype, "ERR_UNSUPPORTED_DTYPE");
       expect(value.shape.length === 1, this.op, name, `of one dimension`, value);
-      this.locate(name, value);
       const data = memory(this.op, name, value);
       // Its buffer may have been transferred or resized since.
       expect(data.length === value.shape[0], this.op, `${name}.data`, `of ${value.shape[0]} elements`, data);
+      this.locate(name, value);
       return data;
     }
     const type = ArrayBuffer.isView(value) ? exactType(value) : undefined;
@@ -202,8 +202,8 @@ export class Arguments {
     expect(floating, this.op, `${name}.dtype`, "float32, bfloat16 or float16", value.dtype, "ERR_UNSUPPORTED_DTYPE");
     expect(value.shape.length === 2, this.op, `${name}.shape`, "[rows, vocab]", value.shape);
     expect(value.shape[1]! >= 1, this.op, `${name}.shape`, "[rows, vocab] with a vocab of at least 1", value.shape);
-    this.locate(name, value);
     this.#expectWhole(name, value);
+    this.locate(name, value);
     return value;
   }
 
@@ -311,9 +311,6 @@ export class Arguments {
       const code = isTensor(value) && value.dtype !== dtype ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
       expect(false, this.op, name, `a ${dtype} tensor [${shape.join(", ")}]`, value, code);
     }
-    // Where only typed arrays are given and no device, outputs do not choose one.
-    this.#device ??= "cpu";
-    this.locate(name, value);
     if (shape.length === 2) {
       this.#expectWhole(name, value);
     } else {
@@ -321,6 +318,9 @@ export class Arguments {
       const length = shape[0] ?? 1;
       if (data.length !== length) this.fail(`${name}.data`, `of ${length} elements`, data);
     }
+    // Where only typed arrays are given and no device, outputs do not choose one.
+    this.#device ??= "cpu";
+    this.locate(name, value);
     return value;
   }
 }

@@ -213,7 +213,7 @@ forEachDevice("fapoAdvantage refuses bad input, writes nothing, and says what is
     },
     {
       what: "outputs that share memory",
-      change: { out: { ...result, rewards: device.tensor(shared), advantages: device.tensor(shared) } },
+      change: { out: { ...result, rewards: device.overlapping(shared), advantages: device.overlapping(shared) } },
       message: /^fapoAdvantage: expected out\.\w+ to be memory of its own, got memory that overlaps /,
     },
   ]);

@@ -252,7 +252,7 @@ forEachDevice("fapoPenalty refuses bad input, writes nothing, and says what is w
     {
       what: "outputs that share memory",
       change: {
-        out: { ...result, rewards: device.tensor(fourFloats), fapoRewards: device.tensor(fourFloats) },
+        out: { ...result, rewards: device.overlapping(fourFloats), fapoRewards: device.overlapping(fourFloats) },
       },
       message: /^fapoPenalty: expected out\.(fapoRewards|rewards) to be memory of its own, got memory that overlaps /,
     },

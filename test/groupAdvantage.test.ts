@@ -426,15 +426,18 @@ forEachDevice("groupAdvantage refuses bad input, writes nothing, and says what i
       change: {
         out: {
           ...result,
-          groupMean: device.tensor(shared.subarray(0, 2)),
-          groupStd: device.tensor(shared.subarray(1, 3)),
+          groupMean: device.overlapping(shared.subarray(0, 2)),
+          groupStd: device.overlapping(shared.subarray(1, 3)),
         },
       },
       message: /^groupAdvantage: expected out\.group(Std|Mean) to be memory of its own, got memory that overlaps /,
     },
     {
       what: "an output over an input",
-      change: { rewards: device.tensor(overlapping), out: { ...result, advantages: device.tensor(overlapping) } },
+      change: {
+        rewards: device.overlapping(overlapping),
+        out: { ...result, advantages: device.overlapping(overlapping) },
+      },
       message: `${op}: expected out.advantages to be memory of its own, got memory that overlaps rewards`,
     },
   ]);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { policyLoss, type Tensor, tensor } from "fapo-kernels";
+import { policyLoss, type Tensor } from "fapo-kernels";
 import { assertSameOutputs } from "./support/ops.ts";
 import { klEstimators, lossAggModes } from "./support/policyCases.ts";
 import { assertRefusals, badArray, badCall, badChoice, badNumber, badOut } from "./support/refusals.ts";
@@ -144,8 +144,8 @@ forEachDevice("policyLoss refuses bad input, writes nothing, and says what is wr
     ...[0, 1].map((shift) => ({
       what: `the gradient over the log-probs, shifted by ${shift}`,
       change: {
-        logprobs: device.tensor(overlapping.subarray(0, 6)),
-        out: { ...result, gradLogprobs: device.tensor(overlapping.subarray(shift, shift + 6)) },
+        logprobs: device.overlapping(overlapping.subarray(0, 6)),
+        out: { ...result, gradLogprobs: device.overlapping(overlapping.subarray(shift, shift + 6)) },
       },
       message: `${op}: expected out.gradLogprobs to be memory of its own, got memory that overlaps logprobs`,
     })),
@@ -154,8 +154,8 @@ forEachDevice("policyLoss refuses bad input, writes nothing, and says what is wr
       change: {
         out: {
           ...result,
-          gradLogprobs: device.tensor(overlapping.subarray(0, 6)),
-          loss: device.tensor(overlapping.subarray(5, 6), { shape: [] }),
+          gradLogprobs: device.overlapping(overlapping.subarray(0, 6)),
+          loss: device.overlapping(overlapping.subarray(5, 6), []),
         },
       },
       message: /^policyLoss: expected out\.\w+ to be memory of its own, got memory that overlaps /,
@@ -207,7 +207,7 @@ forEachDevice("the same array may be several inputs", (device) => {
     logprobs,
     oldLogprobs: logprobs.slice(),
     refLogprobs: logprobs.slice(),
-    advantages: tensor(logprobs.slice()),
+    advantages: device.tensor(logprobs.slice()),
     klEstimator: "k2",
     klCoef: 1,
     device: device.name,

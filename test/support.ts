@@ -13,6 +13,7 @@ import {
   tensor,
   toDevice,
 } from "fapo-kernels";
+import { devicePointer, fromDevicePointer } from "fapo-kernels/unsafe";
 
 export type FloatDType = "float32" | "bfloat16" | "float16";
 export const floatDTypes: readonly FloatDType[] = ["float32", "bfloat16", "float16"];
@@ -20,6 +21,7 @@ export const floatDTypes: readonly FloatDType[] = ["float32", "bfloat16", "float
 /** A device under test: the same test runs on each. */
 export class TestDevice {
   readonly name: Device;
+  readonly #buffers = new WeakMap<object, Tensor>();
 
   constructor(name: Device) {
     this.name = name;
@@ -30,6 +32,15 @@ export class TestDevice {
   tensor(data: TensorData, options?: TensorOptions): Tensor;
   tensor(data: TensorData, options: TensorOptions = {}): Tensor {
     return toDevice(tensor(data, options), this.name);
+  }
+
+  /** A tensor that shares memory with all that are made so of the same buffer: on a GPU with a copy of the buffer. */
+  overlapping(data: Float32Array, shape: readonly number[] = [data.length]): Tensor {
+    if (this.name === "cpu") return tensor(data, { shape });
+    const whole = this.#buffers.get(data.buffer) ?? toDevice(tensor(new Uint8Array(data.buffer)), this.name);
+    this.#buffers.set(data.buffer, whole);
+    const address = devicePointer(whole).address + BigInt(data.byteOffset);
+    return fromDevicePointer({ address, dtype: "float32", shape, device: this.name, owner: whole });
   }
 
   /** The elements, on the host. */
