@@ -51,6 +51,13 @@ export class Peers {
   static async start(devices: readonly Device[], say: (line: string) => void): Promise<Peers> {
     if (!repository) throw new Error("--peers: the other implementations are in the repository, not in the package");
     const peers = new Peers(say);
+    // However this process ends, the inputs are large and in memory.
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      process.once(signal, () => {
+        peers.close();
+        process.exit(1);
+      });
+    }
     const onGpu = devices.some((device) => device !== "cpu");
     for (const [script, commands] of Object.entries({ ...onCpu, ...(onGpu && onCuda) })) {
       let started: PeerProcess | string = "";
@@ -102,7 +109,7 @@ export class Peers {
 
   close(): void {
     for (const peer of this.#processes) peer.close();
-    rmSync(this.#folder, { recursive: true });
+    rmSync(this.#folder, { recursive: true, force: true });
   }
 
   #sayOnce(line: string): void {

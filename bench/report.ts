@@ -31,7 +31,7 @@ export interface Report {
     driver?: string;
   };
   versions: { "fapo-kernels": string; node: string; v8: string; tinybench: string };
-  /** null outside a repository; `dirty` when files differed from the commit. */
+  /** null outside a repository; `dirty` when files other than results differed from the commit. */
   commit: string | null;
   dirty: boolean;
   notes: readonly string[];
@@ -71,7 +71,7 @@ export function makeReport(results: readonly Measurement[], command: string, qui
       tinybench: version(fileURLToPath(new URL("../package.json", import.meta.resolve("tinybench")))),
     },
     commit,
-    dirty: commit !== null && git("status", "--porcelain", "--untracked-files=no") !== "",
+    dirty: commit !== null && git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results") !== "",
     notes,
     results: results.map((result) => {
       const least = leastShare(result, isa);

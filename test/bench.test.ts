@@ -12,6 +12,7 @@ import type { ActionEntry } from "#bench/action.js";
 import { leastShare } from "#bench/bars.js";
 import { expectClose, floatDTypes } from "#bench/case.js";
 import { policyBatch, vocabBatch } from "#bench/data.js";
+import { chartsOf, floorChart, peersChart } from "#bench/docs/charts.js";
 import { section } from "#bench/docs/table.js";
 import { takeTurns } from "#bench/harness.js";
 import { cudaExtraBytes, peakExtraBytes } from "#bench/memory.js";
@@ -180,7 +181,54 @@ test("memory that a call takes and gives back is seen at its peak", { skip: proc
   assert.ok(bytes! > 60e6 && bytes! < 90e6, `${bytes}`);
 });
 
-test("the tables in the docs are those of the committed results", () => {
+test("charts show every peer and every op, and hold no text that could be taken for markup", () => {
+  const summary = { median: 10, min: 9, p25: 9.5, p75: 11 };
+  const result = {
+    op: "tokenLogprob",
+    variant: "",
+    device: "cpu",
+    shape: "512x151936",
+    dtype: "float32",
+    threads: 2,
+    clock: "wall",
+    rounds: 9,
+    wallMs: summary,
+    cpuMs: summary,
+    bytes: 3e8,
+    gbPerSecond: 30,
+    overhead: false,
+    floor: { kind: "read", ms: 9, minMs: 9, gbPerSecond: 33, share: 0.875 },
+    peers: [
+      { name: "plain TypeScript", ms: 900, minMs: 900, scale: 1, ratio: 90 },
+      { name: "PyTorch 2: a < b & c", ms: 150, minMs: 150, scale: 1, ratio: 15 },
+    ],
+  } as const;
+  const report: Report = {
+    schema: 1,
+    date: "2026-01-01T00:00:00Z",
+    command: "npm run bench:peers",
+    quick: false,
+    machine: { cpu: "A CPU", cores: 2, memoryGiB: 8, os: "Linux", arch: "x64", isa: "avx2" },
+    versions: { "fapo-kernels": "1.0.0", node: "20", v8: "11", tinybench: "6" },
+    commit: "0123456789abcdef",
+    dirty: false,
+    notes: [],
+    results: [{ ...result, peers: [...result.peers] }],
+  };
+  assert.deepEqual(chartsOf(report), ["floor", "peers"]);
+  const peers = peersChart(report, "r.json");
+  assert.match(peers, />PyTorch: a &lt; b &amp; c<.*\n.*\n.*>15\.0x</);
+  assert.match(peers, />90\.0x</);
+  const floor = floorChart(report, "r.json");
+  assert.match(floor, /<title>tokenLogprob, 512x151936, float32, 2 threads: 88 %<\/title>/);
+  for (const chart of [peers, floor]) {
+    for (const words of ["A CPU, avx2", "2026-01-01, commit 0123456789; bench/results/r.json", "npm run bench:peers"]) {
+      assert.ok(chart.includes(words), words);
+    }
+  }
+});
+
+test("the tables and charts in the docs are those of the committed results", () => {
   const script = fileURLToPath(new URL("../../scripts/bench-docs.mjs", import.meta.url));
   const { status, stdout } = spawnSync(process.execPath, [script, "--check"], { encoding: "utf8" });
   assert.equal(status, 0, stdout);

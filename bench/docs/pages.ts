@@ -2,7 +2,8 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Report, root } from "../report.ts";
-import { withTables } from "./table.ts";
+import { chartFile, chartsOf, floorChart, peersChart } from "./charts.ts";
+import { withCharts, withTables } from "./table.ts";
 
 /** File name to text, as it should be; `read` gives what is there, relative to the root. */
 export function pages(read: (file: string) => string | undefined): Record<string, string> {
@@ -10,6 +11,18 @@ export function pages(read: (file: string) => string | undefined): Record<string
   for (const name of readdirSync(join(root, "bench/results")).sort()) {
     if (name.endsWith(".json")) reports.set(name, JSON.parse(read(`bench/results/${name}`)!) as Report);
   }
-  const page = "docs/performance.md";
-  return { [page]: withTables(read(page)!, reports) };
+  const charts: Record<string, string> = {};
+  for (const [name, report] of reports) {
+    for (const chart of chartsOf(report)) {
+      const draw = chart === "floor" ? floorChart : peersChart;
+      charts[`docs/${chartFile(name, chart)}`] = draw(report, name);
+    }
+  }
+  // The README shows the newest of what a machine can do at its best.
+  const best = [...reports].filter(([, { command }]) => !command.startsWith("FAPO_ISA")).at(-1);
+  return {
+    ...charts,
+    "docs/performance.md": withTables(read("docs/performance.md")!, reports),
+    "README.md": withCharts(read("README.md")!, best ? [best] : [], "docs/"),
+  };
 }

@@ -1,17 +1,31 @@
 /** The tables of docs/performance.md. */
 import { plainTypeScript } from "../case.ts";
 import { milliseconds, percent, type Report } from "../report.ts";
+import { chartFile, chartsOf } from "./charts.ts";
 
 const begin = "<!-- begin: npm run bench:docs -->";
 const end = "<!-- end -->";
 
-/** The page with what is between the two comments made anew. */
 export function withTables(page: string, reports: ReadonlyMap<string, Report>): string {
+  const sections = [...reports].map(([name, report]) => section(report, name));
+  return between(page, sections.length === 0 ? "No result is committed yet." : sections.join("\n"));
+}
+
+/** `folder` is the way from the page to docs. */
+export function withCharts(page: string, reports: Iterable<[name: string, Report]>, folder: string): string {
+  return between(page, [...reports].flatMap(([name, report]) => images(report, name, folder)).join("\n\n"));
+}
+
+/** The page with what is between the two comments made anew. */
+function between(page: string, body: string): string {
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`the comments "${begin}" and "${end}" are missing`);
-  const sections = [...reports].map(([name, report]) => section(report, name));
-  const body = sections.length === 0 ? "No result is committed yet." : sections.join("\n");
   return `${page.slice(0, from)}${begin}\n\n${body.trim()}\n\n${page.slice(to)}`;
+}
+
+function images(report: Report, name: string, folder: string): string[] {
+  const words = { floor: "Share of the memory floor of each op", peers: "Times of other implementations" };
+  return chartsOf(report).map((chart) => `![${words[chart]}](${folder}${chartFile(name, chart)})`);
 }
 
 export function section(report: Report, file: string): string {
@@ -24,13 +38,25 @@ export function section(report: Report, file: string): string {
     `[bench/results/${file}](../bench/results/${file})`;
   const large = report.results.filter(({ overhead }) => !overhead);
   const small = report.results.filter(({ overhead }) => overhead);
-  return [title, "", about, "", ...largeTable(large), "", ...smallTable(small), ""].join("\n");
+  const charts = images(report, file, "").flatMap((image) => [image, ""]);
+  return [
+    title,
+    "",
+    about,
+    "",
+    ...charts,
+    ...largeTable(large),
+    "",
+    ...peersTable(large),
+    ...smallTable(small),
+    "",
+  ].join("\n");
 }
 
 function largeTable(results: Report["results"]): string[] {
   return [
-    "| op | shape | dtype | threads or GPU | ms | GB/s | share of the floor | bar | x plain TypeScript |",
-    "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    "| op | shape | dtype | threads or GPU | ms | GB/s | share of the floor | bar | extra MB | x plain TypeScript |",
+    "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ...results.map((result) => {
       const { shape, dtype, device, threads, gbPerSecond, floor, leastShare } = result;
       const bar = leastShare === undefined ? "" : percent(leastShare);
@@ -44,9 +70,42 @@ function largeTable(results: Report["results"]): string[] {
         gbPerSecond.toFixed(1),
         share,
         bar,
+        megabytes(result.peakExtraBytes),
         plain(result),
       );
     }),
+  ];
+}
+
+/** Everything but plain TypeScript, which the other tables have. */
+function peersTable(results: Report["results"]): string[] {
+  const rows = results.flatMap((result) =>
+    result.peers
+      .filter((peer) => peer.name !== plainTypeScript)
+      .map((peer) => {
+        const { shape, dtype, device, threads } = result;
+        const where = threads ? `${threads}` : device;
+        const extra = megabytes(peer.peakExtraBytes);
+        return cells(
+          name(result),
+          shape,
+          dtype,
+          where,
+          peer.name,
+          milliseconds(peer.ms),
+          peer.ratio.toPrecision(3),
+          extra,
+        );
+      }),
+  );
+  if (rows.length === 0) return [];
+  return [
+    "Other implementations, in the same rounds; their memory is that of the rows that they took:",
+    "",
+    "| op | shape | dtype | threads or GPU | other | ms | x the op | extra MB |",
+    "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: |",
+    ...rows,
+    "",
   ];
 }
 
@@ -73,6 +132,10 @@ function name({ op, variant }: Report["results"][number]): string {
 
 function time({ clock, cpuMs, wallMs }: Report["results"][number]): string {
   return milliseconds((clock === "cpu" ? cpuMs : wallMs).median);
+}
+
+function megabytes(bytes: number | undefined): string {
+  return bytes === undefined ? "" : (bytes / 1e6).toFixed(1);
 }
 
 function plain({ peers }: Report["results"][number]): string {
