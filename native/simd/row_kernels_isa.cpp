@@ -34,7 +34,9 @@ constexpr int64_t kGroup = kUnroll * Vec::kLanes;
 constexpr int64_t kShort = 6;
 constexpr int64_t kBlock = kShort * kShort * kGroup;
 
-// The headroom of a block of 16-bit logits: below it none lies more than 2^20 above the reference.
+// The headroom of kShort terms that are looked at together, afterwards, and of a block of 16-bit logits: those are
+// exact in float32, and so are their differences, so that their terms may lie higher.
+constexpr float kRunHeadroom = 0x1p10f;
 constexpr double kBlockHeadroom = 0x1p20;
 
 constexpr float kNegInf = -HUGE_VALF;
@@ -131,65 +133,90 @@ template <typename T, bool kCapped, bool kEntropy, bool kChecked, bool kInPlace>
 INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   const Mapping map(exp_map);
   const Exp2 exp2;
-  // Where nothing is overwritten, a block of 16-bit logits is looked at as a whole, afterwards: these loops are bound
-  // by arithmetic, and a maximum per vector would cost them.
-  constexpr bool kPerBlock = kChecked && !kEntropy && !kInPlace && sizeof(T) == 2;
-  const Vec headroom = Vec::of(kHeadroom);
+  // How logits beyond the headroom are found. A maximum per vector costs loops that are bound by arithmetic: AVX-512
+  // looks at sums afterwards, and puts back what was overwritten. Narrower vectors would pay more for the copy.
+  constexpr bool kPerBlock = kChecked && !kEntropy && sizeof(T) == 2;
+  constexpr bool kPerVector = kChecked && !kEntropy && sizeof(T) == 4 && Vec::kLanes < 16;
+  constexpr bool kPerRun = kChecked && !kPerBlock && !kPerVector;
+  constexpr bool kSaves = kPerRun && kInPlace;
+  alignas(4096) T saved[kSaves ? 4096 / sizeof(T) + kShort * kGroup : 1];
+  // Half a page from what is read: a load whose address has the low bits of a store before it waits for that store.
+  const auto place_to_save = [&](const T* p) __attribute__((always_inline)) {
+    return kSaves ? saved + (reinterpret_cast<uintptr_t>(p) + 2048) % 4096 / 64 * 64 / sizeof(T) : saved;
+  };
   PartialSum total{0.0, 0.0, n};
+  bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t end = block + kBlock < n ? block + kBlock : n;
     Vec sum[kUnroll], weighted[kUnroll], long_sum[kUnroll], long_weighted[kUnroll];
-    UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = long_sum[u] = long_weighted[u] = Vec::of(0.0f);
-    const auto lengthen = [&]() __attribute__((always_inline)) {
-      UNROLL for (int u = 0; u < kUnroll; ++u) {
-        long_sum[u] = long_sum[u] + sum[u];
-        sum[u] = Vec::of(0.0f);
+    UNROLL for (int u = 0; u < kUnroll; ++u) long_sum[u] = long_weighted[u] = Vec::of(0.0f);
+
+    // How many of the groups were added.
+    const auto add_run = [&]<bool kMasked>(T * p, int64_t groups) __attribute__((always_inline)) {
+      UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
+      T* copy = place_to_save(p);
+      for (int64_t g = 0; g < groups; ++g, p += kGroup, copy += kGroup) {
+        Vec y[kUnroll], unused[kUnroll], exponent[kUnroll];
+        load(p, y);
+        if constexpr (kSaves) store<false>(copy, y);
+        map_logits<kCapped>(y, unused, map);
+        if constexpr (kPerVector) {
+          const Vec top = max(max(y[0], y[1]), max(y[2], y[3]));
+          if (__builtin_expect(any_above(top, Vec::of(kHeadroom)), 0)) return g;
+        }
         if constexpr (kEntropy) {
-          long_weighted[u] = long_weighted[u] + weighted[u];
-          weighted[u] = Vec::of(0.0f);
+          // 0 * -inf is NaN; 2^-1000 is 0 as well.
+          UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = kMasked ? max(Vec::of(-1000.0f), y[u]) : y[u];
+        }
+        exp2(y);
+        if constexpr (kInPlace) store<false>(p, y);
+        UNROLL for (int u = 0; u < kUnroll; ++u) {
+          sum[u] = sum[u] + y[u];
+          if constexpr (kEntropy) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
         }
       }
+      return groups;
     };
-
-    const auto add = [&](T * p) __attribute__((always_inline)) {
-      Vec y[kUnroll], unused[kUnroll];
-      load(p, y);
-      map_logits<kCapped>(y, unused, map);
-      if constexpr (kChecked && !kPerBlock) {
-        Vec top = y[0];
-        UNROLL for (int u = 1; u < kUnroll; ++u) top = max(y[u], top);
-        if (__builtin_expect(any_above(top, headroom), 0)) return false;
+    const auto take = [&](T * p, int64_t groups) __attribute__((always_inline)) {
+      int64_t done = kEntropy && masked ? add_run.template operator()<kEntropy>(p, groups)
+                                        : add_run.template operator()<false>(p, groups);
+      if constexpr (kPerRun) {
+        const Vec top = max(max(sum[0], sum[1]), max(sum[2], sum[3]));
+        if (__builtin_expect(any_above(top, Vec::of(kRunHeadroom)), 0)) {
+          if constexpr (kSaves) memcpy(p, place_to_save(p), static_cast<size_t>(groups * kGroup) * sizeof(T));
+          return int64_t{0};
+        }
       }
-      Vec exponent[kUnroll];
       if constexpr (kEntropy) {
-        // 0 * -inf is NaN; 2^-1000 is 0 as well.
-        UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = max(Vec::of(-1000.0f), y[u]);
+        const Vec all = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3]);
+        if (__builtin_expect(!masked && any_above(all, Vec::of(FLT_MAX)), 0)) {
+          masked = true;
+          done = add_run.template operator()<true>(p, groups);
+        }
       }
-      exp2(y);
-      if constexpr (kInPlace) store<false>(p, y);
       UNROLL for (int u = 0; u < kUnroll; ++u) {
-        sum[u] = sum[u] + y[u];
-        if constexpr (kEntropy) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
+        long_sum[u] = long_sum[u] + sum[u];
+        if constexpr (kEntropy) long_weighted[u] = long_weighted[u] + weighted[u];
       }
-      return true;
+      return done;
     };
 
     int64_t i = block;
     bool fits = true;
     while (fits && i + kGroup <= end) {
       const int64_t whole = (end - i) / kGroup;
-      const int64_t stop = i + (whole < kShort ? whole : kShort) * kGroup;
-      for (; fits && i < stop; i += kGroup) fits = add(x + i);
-      lengthen();
+      const int64_t groups = whole < kShort ? whole : kShort;
+      const int64_t done = take(x + i, groups);
+      i += done * kGroup;
+      fits = done == groups;
     }
-    if (!fits) i -= kGroup;
     if (fits && i < end) {
       Tail<T> tail(x + i, end - i);
-      fits = add(tail.x);
+      masked = true;
+      fits = take(tail.x, 1) == 1;
       if (kInPlace && fits) memcpy(x + i, tail.x, static_cast<size_t>(end - i) * sizeof(T));
     }
 
-    lengthen();
     UNROLL for (int step = 1; step < kUnroll; step *= 2) {
       UNROLL for (int u = 0; u + step < kUnroll; u += 2 * step) {
         long_sum[u] = long_sum[u] + long_sum[u + step];
