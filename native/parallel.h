@@ -24,8 +24,6 @@ bool look_for(const Over& over) {
       if (over()) return true;
 #if defined(__x86_64__)
       __builtin_ia32_pause();
-#elif defined(__aarch64__)
-      asm volatile("isb");
 #endif
     }
   } while (std::chrono::steady_clock::now() < end);
