@@ -147,6 +147,21 @@ testEmulated("a stream of the caller's: work goes on it, in order with what went
   assert.deepEqual(outcomes, [{ result: true }, { result: true }, { result: 0.875 }, { result: true }]);
 });
 
+testEmulated(
+  "a stream that is being captured: no wait, and no memory of the host, which a replay would read again",
+  () => {
+    const outcomes = onEmulated(
+      `note(() => synchronize("cuda:0")); note(() => toDevice(floats(1), "cuda:0"));
+     note(() => toDevice(zeros([1], { device: "cuda:0" }), "cpu")); note(() => cast(zeros([1], { device: "cuda:0" }), "bfloat16").shape);`,
+      { CUDA_EMU_FAULTS: "capturing=1" },
+    );
+    const message =
+      /: the stream of cuda:0 is being captured into a graph: neither waits nor arrays of the host can be$/;
+    for (const outcome of outcomes.slice(0, 3)) assertNoted(outcome, "ERR_CUDA", message);
+    assert.deepEqual(outcomes[3]!.result, [1]);
+  },
+);
+
 testEmulated("workers share the GPU, and leave nothing behind when they end or are terminated", () => {
   const outcomes = onEmulated(
     `const { Worker } = await import("node:worker_threads"); const { once } = await import("node:events");

@@ -138,7 +138,7 @@ forEachDevice("penalty 0 gives the outcome's rewards bitwise, and the rewards ar
       }
     },
   );
-  fc.assert(property, { seed: 11, numRuns: 10_000 });
+  fc.assert(property, { seed: 11, numRuns: device.runs(10_000) });
 });
 
 forEachDevice("a response's reward depends on nothing but the response", (device) => {

@@ -340,7 +340,7 @@ forEachDevice("permuting rows permutes the per-row outputs, to the bit", (device
       }
     },
   );
-  fc.assert(property, { seed: 20251122, numRuns: 1000 });
+  fc.assert(property, { seed: 20251122, numRuns: device.runs(1000) });
 });
 
 forEachDevice("any split into calls with equal global counts gives the same bits per row", (device) => {
@@ -385,7 +385,7 @@ forEachDevice("any split into calls with equal global counts gives the same bits
       assertClose([loss], [whole.loss], { atol: 1e-6, rtol: 1e-5 });
     },
   );
-  fc.assert(property, { seed: 20251122, numRuns: 1000 });
+  fc.assert(property, { seed: 20251122, numRuns: device.runs(1000) });
 });
 
 forEachDevice("the same bits run to run, for any number of threads and in a worker", async (device) => {

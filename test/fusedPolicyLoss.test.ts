@@ -110,7 +110,7 @@ for (const dtype of floatDTypes) {
     for (const vocab of [1, 2, 3, 7, 16, 17, 31, 33, 64, 65, 127, 255, 257, 1000, 2047, 2049]) {
       for (const rows of [1, 2, 3, 17]) {
         for (const scaling of scalings) {
-          for (let k = 0; k < (vocab < 300 ? 12 : 2); k++) {
+          for (let k = 0; k < (vocab >= 300 ? 2 : device.emulated ? 3 : 12); k++) {
             const batch = policyBatch(rows, vocab, dtype, ++turn, scaling);
             const options = mixedOptions(batch, turn);
             check(device, batch, options, JSON.stringify({ dtype, rows, vocab, turn, ...scaling }));

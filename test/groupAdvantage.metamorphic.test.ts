@@ -47,7 +47,7 @@ forEachDevice("rewards times 2^n plus b, epsilon times 2^n: the same advantages"
       );
     },
   );
-  fc.assert(property, { seed: 21, numRuns: 4000 });
+  fc.assert(property, { seed: 21, numRuns: device.runs(4000) });
 });
 
 forEachDevice("the advantages of a group sum to 0 and keep the order of the rewards", (device) => {
@@ -63,7 +63,7 @@ forEachDevice("the advantages of a group sum to 0 and keep the order of the rewa
       }
     }
   });
-  fc.assert(property, { seed: 22, numRuns: 4000 });
+  fc.assert(property, { seed: 22, numRuns: device.runs(4000) });
 });
 
 forEachDevice("responses permuted inside their group: advantages permuted within rounding", (device) => {
@@ -83,7 +83,7 @@ forEachDevice("responses permuted inside their group: advantages permuted within
       { atol: 0, rtol: 2 ** -23 },
     );
   });
-  fc.assert(property, { seed: 23, numRuns: 4000 });
+  fc.assert(property, { seed: 23, numRuns: device.runs(4000) });
 });
 
 forEachDevice("groups relabelled and interleaved: the same bits", (device) => {
@@ -115,7 +115,7 @@ forEachDevice("groups relabelled and interleaved: the same bits", (device) => {
       for (const [k, label] of names.entries()) assert.ok(Object.is(was[k], is[label]));
     }
   });
-  fc.assert(property, { seed: 24, numRuns: 3000 });
+  fc.assert(property, { seed: 24, numRuns: device.runs(3000) });
 });
 
 forEachDevice("one call is the same as a call per group", (device) => {
@@ -130,7 +130,7 @@ forEachDevice("one call is the same as a call per group", (device) => {
     ]);
     assertSameBits(whole, Float32Array.from(parts));
   });
-  fc.assert(property, { seed: 25, numRuns: 2000 });
+  fc.assert(property, { seed: 25, numRuns: device.runs(2000) });
 });
 
 forEachDevice("taking a response out is the same as marking it invalid", (device) => {
@@ -151,7 +151,7 @@ forEachDevice("taking a response out is the same as marking it invalid", (device
       alone,
     );
   });
-  fc.assert(property, { seed: 26, numRuns: 3000 });
+  fc.assert(property, { seed: 26, numRuns: device.runs(3000) });
 });
 
 // ---- the paper
@@ -200,7 +200,7 @@ forEachDevice(
       const distance = mean - (1 - lambda);
       if (Math.abs(distance) > 1e-6) assert.equal(distance > 0, gap > 0);
     });
-    fc.assert(property, { seed: 31, numRuns: 6000 });
+    fc.assert(property, { seed: 31, numRuns: device.runs(6000) });
   },
 );
 
@@ -216,7 +216,7 @@ forEachDevice("against GRPO, fully correct responses gain and wrong ones never w
     const rho = group.c / group.w;
     if (rho > 4 / lambda - 1 + 1e-9) assert.ok(Math.abs(fapo.flawed) > Math.abs(grpo.flawed));
   });
-  fc.assert(property, { seed: 32, numRuns: 6000 });
+  fc.assert(property, { seed: 32, numRuns: device.runs(6000) });
 });
 
 forEachDevice("a group without a wrong answer gets advantages that do not depend on lambda", (device) => {
@@ -229,7 +229,7 @@ forEachDevice("a group without a wrong answer gets advantages that do not depend
       close("no wrong answer", [correct, flawed], [Math.sqrt(f / c), -Math.sqrt(c / f)]);
     },
   );
-  fc.assert(property, { seed: 33, numRuns: 2000 });
+  fc.assert(property, { seed: 33, numRuns: device.runs(2000) });
 });
 
 forEachDevice(
@@ -246,7 +246,7 @@ forEachDevice(
         close("variance", [std ** 2], [variance], { atol: 1e-6, rtol: 1e-6 });
       },
     );
-    fc.assert(property, { seed: 34, numRuns: 2000 });
+    fc.assert(property, { seed: 34, numRuns: device.runs(2000) });
   },
 );
 

@@ -306,7 +306,7 @@ forEachDevice("tokens permuted: gradients permuted to the bit, loss and metrics 
     );
     close("permuted", [moved.loss.item()], [plain.loss.item()]);
   });
-  fc.assert(property, { seed: 51, numRuns: 2000 });
+  fc.assert(property, { seed: 51, numRuns: device.runs(2000) });
 });
 
 forEachDevice("all log-probs moved by the same amount: the same bits", (device) => {
@@ -315,7 +315,7 @@ forEachDevice("all log-probs moved by the same amount: the same bits", (device) 
     const plain = policyLoss({ ...columns(rows), device: device.name });
     assertSameOutputs(device, policyLoss({ ...columns(moved), device: device.name }), plain);
   });
-  fc.assert(property, { seed: 52, numRuns: 2000 });
+  fc.assert(property, { seed: 52, numRuns: device.runs(2000) });
 });
 
 forEachDevice("token-sum is the sum over calls with a token each; token-mean divides it by N", (device) => {
@@ -331,7 +331,7 @@ forEachDevice("token-sum is the sum over calls with a token each; token-mean div
     close("token-sum", [sum.loss.item()], [total], { atol: 1e-7 + 1e-6 * size, rtol: 0 });
     close("token-mean", [mean.loss.item() * rows.length], [sum.loss.item()], tolerance);
   });
-  fc.assert(property, { seed: 53, numRuns: 500 });
+  fc.assert(property, { seed: 53, numRuns: device.runs(500) });
 });
 
 forEachDevice("A to -A with mirrored clips: where one binds, the other passes", (device) => {
@@ -349,7 +349,7 @@ forEachDevice("A to -A with mirrored clips: where one binds, the other passes", 
       else assert.ok((up[i] === 0) !== (down[i] === 0));
     }
   });
-  fc.assert(property, { seed: 54, numRuns: 1000 });
+  fc.assert(property, { seed: 54, numRuns: device.runs(1000) });
 });
 
 forEachDevice("advantages times 2^n: loss and gradient times 2^n, to the bit", (device) => {
@@ -365,7 +365,7 @@ forEachDevice("advantages times 2^n: loss and gradient times 2^n, to the bit", (
       gradients.map((value) => value * 2 ** power),
     );
   });
-  fc.assert(property, { seed: 55, numRuns: 1000 });
+  fc.assert(property, { seed: 55, numRuns: device.runs(1000) });
 });
 
 forEachDevice("taking tokens out is the same as masking them, but for their gradients of 0", (device) => {
@@ -379,7 +379,7 @@ forEachDevice("taking tokens out is the same as masking them, but for their grad
     const gradients = (device.read(all.gradLogprobs) as Float32Array).filter((_, i) => responseMask[i]);
     assertSameBits(gradients, device.read(alone.gradLogprobs));
   });
-  fc.assert(property, { seed: 56, numRuns: 1500 });
+  fc.assert(property, { seed: 56, numRuns: device.runs(1500) });
 });
 
 forEachDevice("many tokens: around every size at which work may be split", (device) => {

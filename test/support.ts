@@ -5,6 +5,7 @@ import {
   cast,
   type Device,
   type DType,
+  devices,
   FapoError,
   type FapoErrorCode,
   type Tensor,
@@ -25,6 +26,16 @@ export class TestDevice {
 
   constructor(name: Device) {
     this.name = name;
+  }
+
+  /** Whether it is thousands of times slower than a real one, so that sizes have to be small. */
+  get emulated(): boolean {
+    return this.name !== "cpu" && devices().cuda.emulated;
+  }
+
+  /** How many of so many random cases to try. */
+  runs(count: number): number {
+    return this.emulated ? Math.ceil(count / 10) : count;
   }
 
   /** A tensor on this device. On the CPU it is a view of `data`. */

@@ -9,7 +9,7 @@ import { assertClose, assertFails, assertSameBits, floatDTypes, forEachDevice } 
 import { logprobTolerance } from "./tolerances.ts";
 
 forEachDevice("more rows than 65,535 are all computed", (device) => {
-  for (const dtype of floatDTypes) {
+  for (const dtype of device.emulated ? (["bfloat16"] as const) : floatDTypes) {
     const rows = 70_001;
     const batch = normalBatch(rows, 3, dtype);
     const got = runBoth(device, batch);
