@@ -1,25 +1,42 @@
-// `npm run test:emulator`: the emulated GPU's own tests, in three builds: plain, under AddressSanitizer and
-// UndefinedBehaviorSanitizer, and under ThreadSanitizer (GCC on Linux). The primitives' test is compiled by nvcc too,
-// where there is one, and run where there is a GPU.
-//   node scripts/test-emulator.mjs [test ...]     such as faults, primitives
-import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+// `npm run test:emulator`: the emulated GPU's own tests, and the CUDA kernels on it, in three builds: plain, under
+// AddressSanitizer and UndefinedBehaviorSanitizer, and under ThreadSanitizer (GCC on Linux). The primitives' test is
+// compiled by nvcc too, where there is one, and run where there is a GPU. JOBS compilers run at once, default 2.
+//   node scripts/test-emulator.mjs [test ...]     of faults, runtime, primitives, kernels
+import { spawn, spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 process.chdir(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
-const source = "test/emulator";
-const tests = new Map([
-  ["primitives", { file: "primitives_test.cu", seeds: [0, 1, 2] }],
-  ["runtime", { file: "runtime_test.cpp", seeds: [0] }],
-  ["faults", { file: "faults_test.cpp", seeds: [0] }], // draws its own
-]);
-const wanted = process.argv.slice(2).length ? process.argv.slice(2) : [...tests.keys()];
+const folder = "test/emulator";
+const sources = (where, pattern) =>
+  readdirSync(where)
+    .filter((file) => pattern.test(file))
+    .map((file) => path.join(where, file));
+
+const engine = sources(folder, /^(?!.*_test\.).*\.(cpp|S)$/);
+const kernels = [
+  ...sources("cuda", /\.cu$/),
+  ...sources("native/ops", /\.cpp$/),
+  "native/backend.cpp",
+  "native/parallel.cpp",
+  "native/simd/row_kernels.cpp",
+  "native/simd/row_kernels_isa.cpp",
+];
+const tests = {
+  primitives: { sources: ["primitives_test.cu"], runs: [{}, { SEED: "1" }, { SEED: "2" }, { COMPUTE: "8.0" }] },
+  runtime: { sources: ["runtime_test.cpp"], runs: [{}] },
+  faults: { sources: ["faults_test.cpp"], runs: [{}] },
+  kernels: { sources: ["kernels_test.cpp"], with: kernels, runs: [{}, { COMPUTE: "8.0" }, { STREAM: "lazy" }] },
+};
+const wanted = process.argv.slice(2).length ? process.argv.slice(2) : Object.keys(tests);
 
 const flags = [
-  ..."-std=c++20 -O1 -g -Wall -Wextra -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas".split(" "),
-  ...`-DFAPO_EMULATE_CUDA -I. -I${source} -I${source}/include`.split(" "),
+  ..."-std=c++20 -O1 -g -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math".split(" "),
+  ...`-fno-strict-aliasing -Wno-unknown-pragmas -DFAPO_EMULATE_CUDA -I. -I${folder} -I${folder}/include`.split(" "),
+  ...'-DFAPO_CUDA_BUILT_FOR="emulation" -DFAPO_CUDA_OLDEST=0 -DFAPO_X86=0'.split(" "),
+  ..."-DFAPO_ISA=baseline -DFAPO_ISA_LEVEL=0".split(" "),
 ];
 const address = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"];
 // The engine tells ThreadSanitizer of its fibers, and is not instrumented itself.
@@ -28,58 +45,69 @@ const builds = [
   { name: "address", engine: address, rest: address },
   { name: "thread", engine: ["-DCUDA_EMULATOR_TSAN"], rest: ["-fsanitize=thread"] },
 ];
-const engine = readdirSync(source).filter((file) => /\.(cpp|S)$/.test(file) && !/_test\.cpp$/.test(file));
-const env = {
-  ...process.env,
+const sanitizers = {
   ASAN_OPTIONS: "halt_on_error=1:exitcode=86:detect_leaks=0:detect_stack_use_after_return=1",
   TSAN_OPTIONS: "halt_on_error=1:exitcode=86",
   UBSAN_OPTIONS: "halt_on_error=1:exitcode=86:print_stacktrace=1",
 };
 
+// ---- compile
+const objectOf = (build, source) => path.join("build/emulator", build.name, `${path.basename(source)}.o`);
+const inputs = (name) => [...tests[name].sources.map((file) => path.join(folder, file)), ...(tests[name].with ?? [])];
+const commands = builds.flatMap((build) => {
+  mkdirSync(path.join("build/emulator", build.name), { recursive: true });
+  const compile = (source, more) => [
+    ...[...flags, ...more, ...(source.endsWith(".cu") ? ["-x", "c++"] : [])],
+    ...["-c", source, "-o", objectOf(build, source)],
+  ];
+  return [
+    ...engine.map((source) => compile(source, build.engine)),
+    // Instrumented loops of vectors take GCC minutes, and are the CPU's.
+    ...[...new Set(wanted.flatMap(inputs))].map((source) =>
+      compile(source, source.endsWith("_isa.cpp") ? [] : build.rest),
+    ),
+  ];
+});
+const gcc = (args) =>
+  new Promise((resolve, reject) => {
+    spawn("g++", args, { stdio: "inherit" }).on("close", (status) =>
+      status === 0 ? resolve() : reject(new Error(`g++ ${args.join(" ")}`)),
+    );
+  });
+async function compileAll() {
+  for (let args = commands.pop(); args; args = commands.pop()) await gcc(args);
+}
+await Promise.all(Array.from({ length: Number(process.env.JOBS ?? 2) }, compileAll));
+
+// ---- run
 const rows = [];
 function run(name, program, environment, absent) {
-  const { status, stdout, stderr } = spawnSync(program, [], { env: { ...env, ...environment }, encoding: "utf8" });
-  const result = status === 0 ? "passed" : status === absent ? stdout.trim() : `FAILED (${status})`;
-  if (result.startsWith("FAILED")) console.log(`${stdout}${stderr}`);
-  else if (wanted.length === 1) console.log(stdout);
-  rows.push([name, result]);
+  const variables = Object.entries(environment).map(([key, value]) => [`CUDA_EMU_${key}`, value]);
+  const env = { ...process.env, ...sanitizers, ...Object.fromEntries(variables) };
+  const { status, stdout, stderr } = spawnSync(program, [], { env, encoding: "utf8" });
+  const passed = status === 0 || status === absent;
+  if (!passed || wanted.length === 1) console.log(`${stdout}${stderr}`);
+  const under = variables.map(([key, value]) => `, ${key}=${value}`).join("");
+  rows.push([`${name}${under}`, status === 0 ? "passed" : passed ? stdout.trim() : `FAILED (${status})`]);
 }
 
-for (const { name, engine: engineFlags, rest } of builds) {
-  const folder = path.join("build/emulator", name);
-  mkdirSync(folder, { recursive: true });
-  const compile = (file, more) => {
-    const object = path.join(folder, `${file}.o`);
-    const language = file.endsWith(".cu") ? ["-x", "c++"] : [];
-    execFileSync("g++", [...flags, ...more, ...language, "-c", path.join(source, file), "-o", object], {
-      stdio: "inherit",
-    });
-    return object;
-  };
-  const objects = engine.map((file) => compile(file, engineFlags));
-  for (const test of wanted) {
-    const { file, seeds } = tests.get(test);
-    const program = path.join(folder, test);
-    execFileSync("g++", [...rest, compile(file, rest), ...objects, "-o", program], { stdio: "inherit" });
-    for (const seed of seeds) {
-      run(`${test}, ${name} build${seeds.length > 1 ? `, seed ${seed}` : ""}`, program, { CUDA_EMU_SEED: `${seed}` });
-    }
-    if (test === "primitives") {
-      run(`${test}, ${name} build, compute capability 8.0`, program, { CUDA_EMU_COMPUTE: "8.0" });
-    }
+for (const build of builds) {
+  for (const name of wanted) {
+    const program = path.join("build/emulator", build.name, name);
+    const objects = [...engine, ...inputs(name)].map((source) => objectOf(build, source));
+    await gcc([...build.rest, ...objects, "-o", program]);
+    for (const environment of tests[name].runs) run(`${name}, ${build.name} build`, program, environment);
   }
 }
 
-const nvcc = ["nvcc", "/usr/local/cuda/bin/nvcc"].find((name) => spawnSync(name, ["--version"]).status === 0);
-if (!nvcc) {
-  rows.push(["primitives, nvcc", "not run: no nvcc"]);
-} else if (wanted.includes("primitives")) {
-  const targets = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"];
+if (wanted.includes("primitives")) {
+  const nvcc = ["nvcc", "/usr/local/cuda/bin/nvcc"].find((name) => spawnSync(name, ["--version"]).status === 0);
   const program = "build/emulator/primitives_cuda";
-  const inputs = ["-I.", `-I${source}`, path.join(source, "primitives_test.cu")];
-  const { status } = spawnSync(nvcc, ["-std=c++20", ...targets, ...inputs, "-o", program], { stdio: "inherit" });
-  rows.push(["primitives, nvcc for sm_80 and sm_90", status === 0 ? "compiled" : "FAILED"]);
-  if (status === 0 && existsSync(program)) run("primitives, on a GPU", program, {}, 77);
+  const targets = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"];
+  const source = [`-I${folder}`, "-I.", path.join(folder, "primitives_test.cu"), "-o", program];
+  const compiled = nvcc && spawnSync(nvcc, ["-std=c++20", ...targets, ...source], { stdio: "inherit" }).status === 0;
+  rows.push(["primitives, nvcc for sm_80 and sm_90", compiled ? "compiled" : nvcc ? "FAILED" : "not run: no nvcc"]);
+  if (compiled) run("primitives, on a GPU", program, {}, 77);
 }
 
 const width = Math.max(...rows.map(([name]) => name.length));
