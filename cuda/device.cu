@@ -407,13 +407,9 @@ class Device {
     size_t& allowed = dynamic_shared_[kernel];
     if (bytes <= allowed) return;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    // Of the memory that caches share with it, too: so that two blocks fit where they can.
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
     allowed = bytes;
-  }
-
-  void allow_large_cluster(const void* kernel) {
-    if (!large_clusters_[kernel])
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-    large_clusters_[kernel] = true;
   }
 
   // The number that `ask` gives for this kernel and shape, asked for once.
@@ -619,7 +615,6 @@ class Device {
   std::vector<const char*> calls_;       // ops since the last wait
 
   std::unordered_map<const void*, size_t> dynamic_shared_;
-  std::unordered_map<const void*, bool> large_clusters_;
   std::map<std::tuple<const void*, unsigned, unsigned, size_t>, int> clusters_;
 };
 
@@ -671,9 +666,7 @@ void Call::launched(cudaError_t error) { device_.launched(error, op_); }
 
 void Call::prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
                    cudaLaunchAttribute& attribute) {
-  constexpr unsigned kPortableCluster = 8;
   device_.allow_dynamic_shared(kernel, shape.dynamic_shared);
-  if (shape.cluster > kPortableCluster) device_.allow_large_cluster(kernel);
   config.gridDim =
       dim3(static_cast<unsigned>(std::min<int64_t>(shape.blocks, INT_MAX / shape.cluster * shape.cluster)));
   config.blockDim = dim3(shape.threads);
@@ -693,12 +686,16 @@ int Call::max_active_clusters(const void* kernel, const LaunchShape& shape) {
     cudaLaunchConfig_t config{};
     cudaLaunchAttribute attribute{};
     prepare(kernel, shape, config, attribute);
-    int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+    int found = 0;
+    const cudaError_t error = shape.cluster > 1
+                                  ? cudaOccupancyMaxActiveClusters(&found, kernel, &config)
+                                  : cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                                        &found, kernel, static_cast<int>(shape.threads), shape.dynamic_shared);
+    if (error != cudaSuccess) {
       cudaGetLastError();  // this shape does not fit
-      clusters = 0;
+      return 0;
     }
-    return clusters;
+    return shape.cluster > 1 ? found : found * device_.limits().multiprocessors;
   });
 }
 

@@ -347,6 +347,7 @@ FAPO_DEVICE void row_barrier(unsigned ranks) {
   if (ranks == 1) {
     __syncthreads();
   } else {
+    __syncwarp();  // all lanes of a warp arrive as one
     cluster_arrive();
     cluster_wait();
   }

@@ -191,8 +191,8 @@ __global__ void __launch_bounds__(kMaxRowThreads, 4)
 // What a ring needs besides rows that suit it: slots for two blocks on a multiprocessor.
 constexpr int kStreamSlots = 6;
 
-// Too few rows to give every multiprocessor one.
-bool few(const TokenLogits& tokens, const Limits& limits) { return tokens.rows * 2 <= limits.multiprocessors; }
+// Too few rows to give each of the ring's blocks, two on a multiprocessor, one.
+bool few(const TokenLogits& tokens, const Limits& limits) { return tokens.rows < 2 * limits.multiprocessors; }
 
 template <typename T>
 bool suits_ring(const TokenLogits& tokens, const Limits& limits) {
