@@ -40,7 +40,7 @@ export const cudaShapes: readonly VocabShape[] = [
 ];
 /** For emulated GPUs, which take seconds for what a GPU does in microseconds. */
 export const emulatedShapes: readonly VocabShape[] = [
-  [3, 1003],
+  [17, 1003],
   [1, 512],
 ];
 export const quickShapes: readonly VocabShape[] = [
