@@ -1,43 +1,77 @@
 /**
- * The memory floor: how fast this machine moves memory, through the same threads and vector loops as the ops. The buffers
- * are shared by all cases and allocated like those of the ops, so pages are of the same kind.
+ * The memory floor: how fast this machine moves memory, on the CPU through the same threads and vector loops as the ops.
+ * The buffers are shared by all cases and allocated like those of the ops, so pages are of the same kind.
  */
-import type { Device } from "fapo-kernels";
+import { type Device, tensor, toDevice } from "fapo-kernels";
 
 interface Addon {
   run(op: "memoryFloor", args: FloorArguments): void;
 }
 
 interface FloorArguments {
+  device: number;
   kind: number;
-  data: Float32Array;
-  destination: Float32Array | undefined;
-  result: Float32Array;
+  data: Memory;
+  destination: Memory | undefined;
+  result: Memory;
+}
+
+/** What native code takes for an array: of the host, or of a GPU. */
+type Memory = Float32Array | { length: number; part(offset: number, length: number): Memory };
+
+interface Tensors {
+  memory(op: string, argument: string, of: unknown): Memory;
 }
 
 /** Reading; reading and writing in place; reading one buffer and writing another past the caches. */
 export type FloorKind = "read" | "readWrite" | "copy";
 const kindIds: Record<FloorKind, number> = { read: 0, readWrite: 1, copy: 2 };
 
-// memoryFloor is no op of the public API: it is reached through the module that the package itself uses.
+// memoryFloor is no op of the public API: it is reached through the modules that the package itself uses.
 const { run } = (await import(new URL("../addon.js", import.meta.url).href)) as Addon;
+const { memory } = (await import(new URL("../tensor.js", import.meta.url).href)) as Tensors;
 
-let source = new Float32Array(0);
-let target = new Float32Array(0);
-const result = new Float32Array(1);
+interface Buffers {
+  source: Memory;
+  target: Memory;
+  result: Memory;
+}
+const buffersOf = new Map<Device, Buffers>();
 
-/** A call that moves `bytes` in all, read and written ones together; undefined where there is none yet: on GPUs. */
-export function floor(kind: FloorKind, bytes: number, device: Device): (() => void) | undefined {
-  if (device !== "cpu") return undefined;
+/** A call that moves `bytes` in all, read and written ones together. */
+export function floor(kind: FloorKind, bytes: number, device: Device): () => void {
   const length = Math.ceil(bytes / (kind === "read" ? 4 : 8));
-  // Written to once: pages that were only ever read are all the same page of zeros, which sits in the cache.
-  if (source.length < length) source = new Float32Array(length).fill(1);
-  if (kind === "copy" && target.length < length) target = new Float32Array(length).fill(1);
+  const buffers = buffersOf.get(device) ?? {
+    source: elements(0, device),
+    target: elements(0, device),
+    result: elements(1, device),
+  };
+  buffersOf.set(device, buffers);
+  if (buffers.source.length < length) buffers.source = elements(length, device);
+  if (kind === "copy" && buffers.target.length < length) buffers.target = elements(length, device);
   const args = {
+    device: device === "cpu" ? -1 : Number(device.slice("cuda:".length)),
     kind: kindIds[kind],
-    data: source.subarray(0, length),
-    destination: kind === "copy" ? target.subarray(0, length) : undefined,
-    result,
+    data: first(buffers.source, length),
+    destination: kind === "copy" ? first(buffers.target, length) : undefined,
+    result: buffers.result,
   };
   return () => run("memoryFloor", args);
+}
+
+/**
+ * On the host written to once: pages that were only ever read are all the same page of zeros, which sits in the cache. On
+ * a GPU random, as bits that do not change cost less power.
+ */
+function elements(length: number, device: Device): Memory {
+  if (device === "cpu") return new Float32Array(length).fill(1);
+  const some = Float32Array.from({ length: Math.min(length, 1 << 20) }, () => Math.random() - 0.5);
+  if (length <= some.length) return memory("bench", "a buffer", toDevice(tensor(some), device));
+  const pattern = new Float32Array(length);
+  for (let i = 0; i < length; i += some.length) pattern.set(some.subarray(0, length - i), i);
+  return memory("bench", "a buffer", toDevice(tensor(pattern), device));
+}
+
+function first(data: Memory, length: number): Memory {
+  return data instanceof Float32Array ? data.subarray(0, length) : data.part(0, length);
 }

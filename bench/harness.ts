@@ -111,9 +111,8 @@ export async function measure(
   setThreads(threads);
   for (const peer of peers) peer.check();
   const contenders: Contender[] = [{ name: "op", restore, sample: sampler(call, device) }];
-  const bound = kind && floor(kind, benchCase.bytes, device);
-  if (bound) {
-    const sample = sampler(bound, device);
+  if (kind) {
+    const sample = sampler(floor(kind, benchCase.bytes, device), device);
     contenders.unshift({ name: "floor before", sample });
     contenders.push({ name: "floor after", sample });
   }
@@ -150,7 +149,7 @@ export async function measure(
     gbPerSecond: benchCase.bytes / ms / 1e6,
     ...(peakExtra !== undefined && { peakExtraBytes: peakExtra }),
     overhead: benchCase.overhead ?? false,
-    ...(kind && bound && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
+    ...(kind && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
     peers: results,
   };
 }

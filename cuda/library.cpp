@@ -21,6 +21,7 @@ constexpr CudaLibrary kLibrary = {
             .fapo_advantage = fapo_advantage,
             .policy_loss = policy_loss,
             .fused_policy_loss = fused_policy_loss,
+            .memory_floor = memory_floor,
         },
     .probe = probe,
     .device_info = device_info,

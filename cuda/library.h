@@ -12,6 +12,7 @@ void group_advantage(const GroupAdvantage& args);
 void fapo_advantage(const FapoAdvantage& args);
 void policy_loss(const PolicyLoss& args);
 void fused_policy_loss(const FusedPolicyLoss& args);
+void memory_floor(const MemoryFloor& args);
 
 CudaProbe probe();
 CudaDeviceInfo device_info(int32_t device);

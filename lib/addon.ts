@@ -140,7 +140,7 @@ interface NativeOps {
     gradLogits: NativeMatrix;
   }): void;
   /** kind: 0 read, 1 read and write in place, 2 copy. */
-  memoryFloor(args: { kind: number; data: Float32Array; destination: Maybe<Float32Array>; result: Float32Array }): void;
+  memoryFloor(args: { device: number; kind: number; data: Memory; destination: Maybe<Memory>; result: Memory }): void;
 }
 
 /** What the CUDA runtime answered when it was asked for its devices. */

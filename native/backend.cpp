@@ -20,6 +20,7 @@ const Backend kCpuBackend = {
     .fapo_advantage = cpu::fapo_advantage,
     .policy_loss = cpu::policy_loss,
     .fused_policy_loss = cpu::fused_policy_loss,
+    .memory_floor = cpu::memory_floor,
 };
 
 const CudaLibrary& cuda_library() {

@@ -1,5 +1,6 @@
 #pragma once
 // The table of ops that each backend fills: the CPU here, CUDA in a library of its own.
+#include "native/memory_floor.h"
 #include "native/ops/cast.h"
 #include "native/ops/fapo_advantage.h"
 #include "native/ops/fapo_penalty.h"
@@ -19,6 +20,7 @@ struct Backend {
   void (*fapo_advantage)(const FapoAdvantage&) = nullptr;
   void (*policy_loss)(const PolicyLoss&) = nullptr;
   void (*fused_policy_loss)(const FusedPolicyLoss&) = nullptr;
+  void (*memory_floor)(const MemoryFloor&) = nullptr;  // for benchmarks
 };
 
 // What was found when the CUDA runtime was asked for its devices.

@@ -2,6 +2,7 @@
 
 #include "native/error.h"
 #include "native/parallel.h"
+#include "native/run_on.h"
 #include "native/simd/row_kernels.h"
 
 namespace fapo {
@@ -9,6 +10,10 @@ namespace fapo {
 void memory_floor(const MemoryFloor& args) {
   check(args.result.size == 1, "result");
   check(args.kind != MemoryFloor::Kind::copy || args.destination.size == args.data.size, "destination.length");
+  run_on(args.device, &Backend::memory_floor, args);
+}
+
+void cpu::memory_floor(const MemoryFloor& args) {
   const auto& kernels = row_kernels<float>();
   constexpr int64_t kChunk = 1 << 17;  // 512 KB, about a row of a large vocabulary
   float* const data = args.data.data;

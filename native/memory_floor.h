@@ -7,6 +7,7 @@ namespace fapo {
 struct MemoryFloor {
   enum class Kind : int32_t { read, read_write, copy };
 
+  int32_t device = kCpu;
   Kind kind = Kind::read;
   Array<float> data;         // read; overwritten with its own values by read_write
   Array<float> destination;  // of copy alone, written past the caches
@@ -14,10 +15,14 @@ struct MemoryFloor {
 
   template <typename Visitor>
   void fields(Visitor&& v) {
-    v("kind", kind), v("data", data), v("destination", destination), v("result", result);
+    v("device", device), v("kind", kind), v("data", data), v("destination", destination), v("result", result);
   }
 };
 
 void memory_floor(const MemoryFloor& args);
+
+namespace cpu {
+void memory_floor(const MemoryFloor& args);
+}  // namespace cpu
 
 }  // namespace fapo

@@ -14,17 +14,26 @@ import { expectClose, floatDTypes } from "#bench/case.js";
 import { policyBatch, vocabBatch } from "#bench/data.js";
 import { chartsOf, floorChart, peersChart } from "#bench/docs/charts.js";
 import { section } from "#bench/docs/table.js";
+import { floor } from "#bench/floor.js";
 import { takeTurns } from "#bench/harness.js";
 import { cudaExtraBytes, peakExtraBytes } from "#bench/memory.js";
 import type { Report } from "#bench/report.js";
 import { onCuda, onHost } from "#bench/sampler.js";
 import { ops } from "#bench/suite.js";
+import { forEachDevice } from "./support.ts";
 
 const cli = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
 function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, [cli, "bench", ...args], { encoding: "utf8", timeout: 120_000 });
 }
+
+forEachDevice("the memory floor runs on every device, whatever the number of bytes", ({ name }) => {
+  for (const kind of ["read", "readWrite", "copy"] as const) {
+    for (const bytes of [100_012, 1 << 20, 16]) floor(kind, bytes, name)();
+  }
+  assert.equal(api.synchronize(name), undefined);
+});
 
 test("plain TypeScript and the op agree, for every benchmark that has both", () => {
   // More rows than the baseline gets, and as many; 1,003 columns are no multiple of any vector.

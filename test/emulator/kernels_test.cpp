@@ -361,6 +361,9 @@ void test_all() {
     test_rows({.dtype = dtype, .vocab = 1024, .stride = 1024, .softcap = true});
   }
   test_rows({.dtype = bfloat16, .rows = 2, .vocab = 40000, .stride = 40000});
+  // More rows than the ring has blocks, so that slots are used again; then a cluster of two.
+  test_rows({.dtype = bfloat16, .rows = 14, .vocab = 24584, .stride = 24584});
+  test_rows({.dtype = float32, .rows = 7, .vocab = 24580, .stride = 24580});
   test_policy_loss(1);
   test_policy_loss(700);
   test_rewards(1, 1, false);
