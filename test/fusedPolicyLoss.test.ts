@@ -120,7 +120,7 @@ for (const dtype of floatDTypes) {
     }
     const batch = policyBatch(6, 32_000, dtype, 1);
     check(device, batch, mixedOptions(batch, 6), `${dtype} at vocab 32,000`);
-    assert.ok(turn > 2500, `${turn} cases`);
+    assert.ok(turn > (device.emulated ? 700 : 2500), `${turn} cases`);
   });
 }
 
