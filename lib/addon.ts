@@ -104,7 +104,7 @@ export interface NativeGroupAdvantage {
   zeroVariance: Memory;
 }
 
-/** The ops of native/addon.cpp. */
+/** The ops of native/addon.cpp, and the argument struct that each is given. */
 interface NativeOps {
   cast(args: { device: number; source: NativeMatrix; rows: number; columns: number; result: NativeMatrix }): void;
   tokenLogprob(args: { tokens: NativeTokenLogits; logprobs: Memory; lse: Memory; entropy: Maybe<Memory> }): void;
@@ -156,7 +156,14 @@ export interface CudaProbe {
   readonly runtime: number;
 }
 
-interface Addon extends NativeOps {
+/** The names of the fields of an argument struct, in their order; of a struct within, its name and its fields. */
+type Fields = readonly (string | readonly [string, Fields])[];
+
+/** Ops take the values of the fields of their argument structs one after the other; see `run`. */
+type AddonOps = { readonly [Name in keyof NativeOps]: (...values: unknown[]) => void };
+
+interface Addon extends AddonOps {
+  readonly fields: { readonly [Name in keyof NativeOps]: Fields };
   readonly isa: "baseline" | "avx2" | "avx512";
   setThreads(threads: number): void;
   threads(): number;
@@ -223,11 +230,22 @@ function load(): Addon {
 
 /** Runs an op of the addon; what it throws becomes one sentence that starts with the op's name. */
 export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
-  const native = addon()[op] as (args: Parameters<NativeOps[Name]>[0]) => void;
+  const native = addon();
+  const values: unknown[] = [];
+  collect(native.fields[op], args, values);
   try {
-    native(args);
+    native[op](...values);
   } catch (error) {
     throw failure(op, error);
+  }
+}
+
+/** The values of the fields of a literal made in lib/ops, in their order: reading them runs no code of the caller's. */
+function collect(fields: Fields, from: object, values: unknown[]): void {
+  for (let i = 0; i < fields.length; i++) {
+    const field = fields[i]!;
+    if (typeof field === "string") values.push((from as Record<string, unknown>)[field]);
+    else collect(field[1], (from as Record<string, object>)[field[0]]!, values);
   }
 }
 

@@ -13,7 +13,6 @@ import {
   exactType,
   isTensor,
   memory,
-  ownOptions,
   type Tensor,
   type TensorData,
 } from "./tensor.ts";
@@ -36,6 +35,9 @@ export interface OutputSpec {
   shape: readonly number[];
 }
 
+/** Stands for an option that is there, and undefined. */
+const unset = Symbol("unset");
+
 export class Arguments {
   readonly op: string;
   readonly #options: Map<string, unknown>;
@@ -53,20 +55,22 @@ export class Arguments {
     // consulted after this.
     for (const name of Object.keys(options)) {
       const value = (options as Record<string, unknown>)[name];
-      this.#options.set(name, Array.isArray(value) ? elementsOf(value) : value);
+      this.#options.set(name, Array.isArray(value) ? elementsOf(value) : value === undefined ? unset : value);
     }
   }
 
   /** Takes an option out; undefined when it is absent or undefined. */
   take(name: string): unknown {
     const value = this.#options.get(name);
-    if (value !== undefined || this.#options.has(name)) this.#options.delete(name);
-    return value;
+    if (value === undefined) return undefined;
+    this.#options.delete(name);
+    return value === unset ? undefined : value;
   }
 
   /** Looks at an option without taking it. */
   peek(name: string): unknown {
-    return this.#options.get(name);
+    const value = this.#options.get(name);
+    return value === unset ? undefined : value;
   }
 
   /** Refuses options that nobody took. */
@@ -265,20 +269,24 @@ export class Arguments {
     if (typeof out !== "object" || out === null || Array.isArray(out) || isTensor(out)) {
       this.fail("out", `the result of an earlier ${this.op}`, out);
     }
-    const own = ownOptions(this.op, out);
-    for (const name of names) {
+    // All are read, once, before any is checked.
+    const own = out as Record<string, unknown>;
+    const values = names.map((name) => (Object.hasOwn(own, name) ? own[name] : undefined));
+    for (let i = 0; i < names.length; i++) {
+      const name = names[i]!;
       const spec = specs[name];
-      const value = own[name];
-      delete own[name];
+      const value = values[i];
       if (spec === undefined) {
         if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
         continue;
       }
       tensors[name] = this.output(`out.${name}`, value, spec);
     }
-    for (const name of Object.keys(given)) delete own[name];
-    for (const name of Object.keys(own)) this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
-    return { result: out as Record<string, unknown>, tensors };
+    for (const name of Object.keys(own)) {
+      if (Object.hasOwn(specs, name) || Object.hasOwn(given, name)) continue;
+      this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
+    }
+    return { result: own, tensors };
   }
 
   /** Makes a tensor for this call. When that fails, or the op does, all that were made are freed at once. */

@@ -1,4 +1,4 @@
-// The only file that knows Node: one JavaScript object in, one argument struct, one call, errors out.
+// The only file that knows Node: values of JavaScript in, one argument struct, one call, errors out.
 #include <napi.h>
 
 #include <new>
@@ -121,20 +121,69 @@ struct ArrayType<int8_t> {
   static constexpr napi_typedarray_type value = napi_int8_array;
 };
 
-// Fills an argument struct from the properties of one JavaScript object: a literal made in lib/ops, so that reading it
-// runs no code of the caller's between the fetch of a pointer and its use. Lengths and types come from Node-API, never
-// from properties that JavaScript can change.
-class FieldReader {
+template <typename T>
+struct IsMatrix : std::false_type {};
+template <typename Void>
+struct IsMatrix<BasicMatrix<Void>> : std::true_type {};
+
+// The fields of an argument struct, for lib/addon.ts, which passes their values in this order: an array of names, and
+// of [name, fields] where a field is a struct itself.
+class FieldNames {
  public:
-  FieldReader(napi_env env, napi_value object, Ranges& ranges) : env_(env), object_(object), ranges_(ranges) {}
+  explicit FieldNames(Napi::Env env) : names_(Napi::Array::New(env)) {}
 
   template <typename T>
   void operator()(const char* name, T& field) {
-    const napi_value value = property(object_, name);
-    napi_valuetype type;
-    ok(napi_typeof(env_, value, &type));
-    if (type != napi_undefined) read(name, value, field);
+    FieldNames nested(names_.Env());
+    if constexpr (IsMatrix<T>::value) {
+      for (const char* part : {"data", "rowStride", "dtype"}) nested.add(Napi::String::New(names_.Env(), part));
+    } else if constexpr (requires { field.fields(nested); }) {
+      field.fields(nested);
+    } else {
+      return add(Napi::String::New(names_.Env(), name));
+    }
+    Napi::Array pair = Napi::Array::New(names_.Env(), 2);
+    pair.Set(uint32_t{0}, name);
+    pair.Set(1, nested.names_);
+    add(pair);
   }
+
+  template <typename Args>
+  static Napi::Array of(Napi::Env env) {
+    FieldNames names(env);
+    Args args{};
+    args.fields(names);
+    return names.names_;
+  }
+
+ private:
+  void add(Napi::Value value) { names_.Set(names_.Length(), value); }
+
+  Napi::Array names_;
+};
+
+// Fills an argument struct from the arguments of a call, in the order of its fields: reading properties by their names
+// would take most of a small call. Lengths and types of arrays come from Node-API, never from properties that
+// JavaScript can change.
+class FieldReader {
+ public:
+  FieldReader(const Napi::CallbackInfo& info, Ranges& ranges) : env_(info.Env()), info_(info), ranges_(ranges) {}
+
+  template <typename T>
+  void operator()(const char* name, T& field) {
+    if constexpr (requires { field.fields(*this); }) {
+      field.fields(*this);
+    } else if constexpr (IsMatrix<T>::value) {
+      read_matrix(name, field);
+    } else {
+      const napi_value value = next();
+      napi_valuetype type;
+      ok(napi_typeof(env_, value, &type));
+      if (type != napi_undefined) read(name, value, field);
+    }
+  }
+
+  void done() const { check(next_ == info_.Length(), "the number of arguments"); }
 
  private:
   template <typename T>
@@ -147,23 +196,17 @@ class FieldReader {
   }
 
   template <typename Void>
-  void read(const char* name, napi_value value, BasicMatrix<Void>& matrix) {
-    const auto dtype = static_cast<DType>(static_cast<int32_t>(number(property(value, "dtype"))));
+  void read_matrix(const char* name, BasicMatrix<Void>& matrix) {
+    const napi_value data = next();
+    const auto row_stride = static_cast<int64_t>(number(next()));
+    const auto dtype = static_cast<DType>(static_cast<int32_t>(number(next())));
     const bool wide = dtype == DType::float32;
     check(wide || dtype == DType::bfloat16 || dtype == DType::float16, name);
     const int64_t element = wide ? 4 : 2;
-    const View view = view_of(name, property(value, "data"), element);
+    const View view = view_of(name, data, element);
     check(view.device != kCpu || view.type == (wide ? napi_float32_array : napi_uint16_array), name);
-    matrix = {view.data, view.length, static_cast<int64_t>(number(property(value, "rowStride"))), dtype, view.device};
+    matrix = {view.data, view.length, row_stride, dtype, view.device};
     add(name, view, element, !std::is_const_v<Void>);
-  }
-
-  // A struct within a struct is an object within the object.
-  template <typename T>
-    requires requires(T& t, FieldReader& reader) { t.fields(reader); }
-  void read(const char*, napi_value value, T& field) {
-    FieldReader nested(env_, value, ranges_);
-    field.fields(nested);
   }
 
   void read(const char*, napi_value value, bool& field) { ok(napi_get_value_bool(env_, value, &field)); }
@@ -217,6 +260,11 @@ class FieldReader {
     ranges_.add(name, view.data, view.length * element_bytes, output);
   }
 
+  napi_value next() {
+    check(next_ < info_.Length(), "the number of arguments");
+    return info_[next_++];
+  }
+
   napi_value property(napi_value object, const char* name) const {
     napi_value value;
     ok(napi_get_named_property(env_, object, name, &value));
@@ -234,8 +282,9 @@ class FieldReader {
   }
 
   napi_env env_;
-  napi_value object_;
+  const Napi::CallbackInfo& info_;
   Ranges& ranges_;
+  size_t next_ = 0;
 };
 
 [[noreturn]] void rethrow(Napi::Env env, const char* code, const char* message, const Error* from = nullptr) {
@@ -279,8 +328,9 @@ void call(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     Args args{};
     Ranges ranges;
-    FieldReader reader(info.Env(), info[0], ranges);
+    FieldReader reader(info, ranges);
     args.fields(reader);
+    reader.done();
     ranges.check_overlap(in_place(args));
     if (ranges.gpu() != kCpu) {
       DeviceFinder named;
@@ -494,15 +544,21 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("isa", Napi::String::New(env, isa_kernels().name));
   function("setThreads", set_threads_from);
   function("threads", get_threads);
-  function("memoryFloor", call<MemoryFloor, memory_floor>);
-  function("cast", call<Cast, cast>);
-  function("tokenLogprob", call<TokenLogprob, token_logprob>);
-  function("tokenLogprobBackward", call<TokenLogprobBackward, token_logprob_backward>);
-  function("fapoPenalty", call<FapoPenalty, fapo_penalty>);
-  function("groupAdvantage", call<GroupAdvantage, group_advantage>);
-  function("fapoAdvantage", call<FapoAdvantage, fapo_advantage>);
-  function("policyLoss", call<PolicyLoss, policy_loss>);
-  function("fusedPolicyLoss", call<FusedPolicyLoss, fused_policy_loss>);
+  Napi::Object fields = Napi::Object::New(env);
+  const auto op = [&]<typename Args, void (*run)(const Args&)>(const char* name) {
+    function(name, call<Args, run>);
+    fields.Set(name, FieldNames::of<Args>(env));
+  };
+  op.template operator()<MemoryFloor, memory_floor>("memoryFloor");
+  op.template operator()<Cast, cast>("cast");
+  op.template operator()<TokenLogprob, token_logprob>("tokenLogprob");
+  op.template operator()<TokenLogprobBackward, token_logprob_backward>("tokenLogprobBackward");
+  op.template operator()<FapoPenalty, fapo_penalty>("fapoPenalty");
+  op.template operator()<GroupAdvantage, group_advantage>("groupAdvantage");
+  op.template operator()<FapoAdvantage, fapo_advantage>("fapoAdvantage");
+  op.template operator()<PolicyLoss, policy_loss>("policyLoss");
+  op.template operator()<FusedPolicyLoss, fused_policy_loss>("fusedPolicyLoss");
+  exports.Set("fields", fields);
   function("openCuda", open_cuda);
   function("cudaProbe", cuda_probe);
   function("deviceInfo", device_info);
