@@ -36,6 +36,7 @@ struct Launch {
   const void* kernel = nullptr;
   dim3 grid, block, cluster;
   size_t dynamic_shared = 0;
+  size_t shared_limit = 227 << 10;  // of a block, static and dynamic
   int device = 0;
   bool has_clusters = true;  // compute capability 9.0 and newer: clusters and bulk copies
   std::function<void()> body;

@@ -56,6 +56,14 @@ __global__ void past_dynamic_shared(float* out) {
   __syncthreads();
   out[threadIdx.x] = all[threadIdx.x];
 }
+__global__ void static_and_dynamic_shared(float* out) {
+  auto* all = dynamic_shared<float>();
+  auto& one = shared<float>();
+  all[threadIdx.x] = 1.0f;
+  if (threadIdx.x == 0) one = 1.0f;
+  __syncthreads();
+  out[threadIdx.x] = all[threadIdx.x] * one;
+}
 __global__ void past_array_in_shared(float* out) {
   struct Shared {
     float a[4], b[4];
@@ -541,6 +549,10 @@ const std::vector<Case>& cases() {
       {"past dynamic shared memory", kAddress,
        [] {
          return writes_ones<past_dynamic_shared>({1, 256, 1, 255 * 4}, 256);
+       }},
+      {"more shared memory than a block has", kAll,
+       [] {
+         return writes_ones<static_and_dynamic_shared>({1, 256, 1, 227 << 10}, 256);
        }},
       {"past an array in shared memory", kPlain | kAddress,
        [] {

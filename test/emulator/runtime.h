@@ -111,6 +111,7 @@ cudaError_t call(const char* name, const Body& body) {
 
 cudaError_t misused(const char* what, cudaError_t error);  // notes it in the ledger
 CudaEmulatorStream* find_stream(cudaStream_t stream);      // null and a note in the ledger where there is none
+int shared_per_block();                                    // of this compute capability, opted in, in bytes
 void enqueue(CudaEmulatorStream& stream, std::function<void()> work);
 void run_until(CudaEmulatorStream& stream, uint64_t ticket);
 void run_all(int device);

@@ -10,7 +10,6 @@ constexpr int kMultiprocessors = 2;
 constexpr size_t kSharedPerBlock = 48 << 10;
 
 bool exists(int device) { return device >= 0 && device < runtime().device_count; }
-int shared_per_block_optin() { return (runtime().compute_major >= 9 ? 227 : 163) << 10; }
 
 std::optional<int> value_of(cudaDeviceAttr attribute) {
   switch (attribute) {
@@ -33,9 +32,9 @@ std::optional<int> value_of(cudaDeviceAttr attribute) {
     case cudaDevAttrComputeCapabilityMinor:
       return runtime().compute_minor;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      return shared_per_block_optin() + (1 << 10);
+      return shared_per_block() + (1 << 10);
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      return shared_per_block_optin();
+      return shared_per_block();
     case cudaDevAttrMaxBlocksPerMultiprocessor:
       return 32;
     case cudaDevAttrMemoryPoolsSupported:
@@ -47,6 +46,13 @@ std::optional<int> value_of(cudaDeviceAttr attribute) {
 }
 
 }  // namespace
+
+int shared_per_block() {
+  const int compute = runtime().compute_major * 10 + runtime().compute_minor;
+  const int kilobytes = compute >= 120 ? 99 : compute >= 90 ? 227 : compute == 80 || compute == 87 ? 163 : 99;
+  return kilobytes << 10;
+}
+
 }  // namespace cuda_emulator
 
 using cuda_emulator::call;
@@ -98,7 +104,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     std::snprintf(p.name, sizeof p.name, "Emulated GPU %d", device);
     p.totalGlobalMem = runtime().memory;
     p.sharedMemPerBlock = cuda_emulator::kSharedPerBlock;
-    p.sharedMemPerBlockOptin = static_cast<size_t>(cuda_emulator::shared_per_block_optin());
+    p.sharedMemPerBlockOptin = static_cast<size_t>(cuda_emulator::shared_per_block());
     p.sharedMemPerMultiprocessor = p.sharedMemPerBlockOptin + 1024;
     p.warpSize = 32;
     p.maxThreadsPerBlock = 1024;

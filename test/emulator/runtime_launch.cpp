@@ -9,7 +9,6 @@ namespace {
 constexpr int kSharedPerBlock = 48 << 10;
 constexpr uint64_t kPortableCluster = 8, kWidestCluster = 16;
 
-int shared_limit() { return (runtime().compute_major >= 9 ? 227 : 163) << 10; }
 uint64_t size_of(dim3 d) { return uint64_t{d.x} * d.y * d.z; }
 
 dim3 cluster_of(const cudaLaunchConfig_t& config) {
@@ -50,7 +49,8 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel) {
 
 int blocks_per_multiprocessor(int threads, size_t dynamic_shared) {
   const int by_threads = 2048 / threads;
-  const auto by_shared = dynamic_shared ? static_cast<int>(static_cast<size_t>(shared_limit()) / dynamic_shared) : 32;
+  const auto by_shared =
+      dynamic_shared ? static_cast<int>(static_cast<size_t>(shared_per_block()) / dynamic_shared) : 32;
   return std::min({by_threads, by_shared, 32});
 }
 
@@ -69,6 +69,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
     job.block = config.blockDim;
     job.cluster = cluster_of(config);
     job.dynamic_shared = config.dynamicSmemBytes;
+    job.shared_limit = static_cast<size_t>(shared_per_block());
     job.device = stream->device;
     job.has_clusters = runtime().compute_major >= 9;
     job.body = std::move(body);
@@ -89,7 +90,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
   return call("cudaFuncSetAttribute", [&] {
     switch (attribute) {
       case cudaFuncAttributeMaxDynamicSharedMemorySize:
-        if (value < 0 || value > shared_limit()) return cudaErrorInvalidValue;
+        if (value < 0 || value > shared_per_block()) return cudaErrorInvalidValue;
         runtime().dynamic_shared_limit[kernel] = value;
         return cudaSuccess;
       case cudaFuncAttributeNonPortableClusterSizeAllowed:

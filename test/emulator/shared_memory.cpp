@@ -65,6 +65,11 @@ char* find_or_place(Block& block, const void* key, size_t bytes) {
     if (block.shared[i].key) total += block.shared[i].bytes;
   }
   if (total > kStaticLimit) fail(kLaunchFailure, "%zu bytes of static shared memory, more than 48 KiB", total);
+  // CUDA refuses such a launch; here the static part is known only now.
+  if (total + machine.launch->dynamic_shared > machine.launch->shared_limit) {
+    fail(kLaunchFailure, "%zu bytes of static and %zu of dynamic shared memory, more than the %zu of a block", total,
+         machine.launch->dynamic_shared, machine.launch->shared_limit);
+  }
   return place(block, key, bytes, false);
 }
 
