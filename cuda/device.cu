@@ -403,13 +403,15 @@ class Device {
 
   // ---- kernels
 
-  void allow_dynamic_shared(const void* kernel, size_t bytes) {
+  cudaError_t allow_dynamic_shared(const void* kernel, size_t bytes) {
     size_t& allowed = dynamic_shared_[kernel];
-    if (bytes <= allowed) return;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    if (bytes <= allowed) return cudaSuccess;
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     // Of the memory that caches share with it, too: so that two blocks fit where they can.
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
-    allowed = bytes;
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+    if (error == cudaSuccess) allowed = bytes;
+    return error;
   }
 
   // The number that `ask` gives for this kernel and shape, asked for once.
@@ -664,20 +666,21 @@ Faults Call::faults() const { return device_.faults(number_); }
 void* Call::workspace(size_t bytes, size_t zeroed) { return device_.workspace(bytes, zeroed); }
 void Call::launched(cudaError_t error) { device_.launched(error, op_); }
 
-void Call::prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
-                   cudaLaunchAttribute& attribute) {
-  device_.allow_dynamic_shared(kernel, shape.dynamic_shared);
+cudaError_t Call::prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
+                          cudaLaunchAttribute& attribute) {
   config.gridDim =
       dim3(static_cast<unsigned>(std::min<int64_t>(shape.blocks, INT_MAX / shape.cluster * shape.cluster)));
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.dynamic_shared;
   config.stream = device_.stream();
-  if (shape.cluster == 1) return;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = shape.cluster;
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  if (shape.cluster > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = shape.cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  return device_.allow_dynamic_shared(kernel, shape.dynamic_shared);
 }
 
 int Call::max_active_clusters(const void* kernel, const LaunchShape& shape) {
@@ -685,12 +688,13 @@ int Call::max_active_clusters(const void* kernel, const LaunchShape& shape) {
   return device_.clusters(kernel, shape, [&] {
     cudaLaunchConfig_t config{};
     cudaLaunchAttribute attribute{};
-    prepare(kernel, shape, config, attribute);
     int found = 0;
-    const cudaError_t error = shape.cluster > 1
-                                  ? cudaOccupancyMaxActiveClusters(&found, kernel, &config)
-                                  : cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                                        &found, kernel, static_cast<int>(shape.threads), shape.dynamic_shared);
+    cudaError_t error = prepare(kernel, shape, config, attribute);
+    if (error == cudaSuccess) {
+      error = shape.cluster > 1 ? cudaOccupancyMaxActiveClusters(&found, kernel, &config)
+                                : cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                                      &found, kernel, static_cast<int>(shape.threads), shape.dynamic_shared);
+    }
     if (error != cudaSuccess) {
       cudaGetLastError();  // this shape does not fit
       return 0;

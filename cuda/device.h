@@ -84,8 +84,8 @@ class Call {
   void launch(void (*kernel)(Params...), const LaunchShape& shape, Args&&... args);
 
  private:
-  void prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
-               cudaLaunchAttribute& attribute);
+  cudaError_t prepare(const void* kernel, const LaunchShape& shape, cudaLaunchConfig_t& config,
+                      cudaLaunchAttribute& attribute);
   void launched(cudaError_t error);
 
   Device& device_;
@@ -99,8 +99,8 @@ void Call::launch(void (*kernel)(Params...), const LaunchShape& shape, Args&&...
   if (shape.blocks == 0) return;
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attribute{};
-  prepare(reinterpret_cast<const void*>(kernel), shape, config, attribute);
-  launched(cudaLaunchKernelEx(&config, kernel, Params(args)...));
+  const cudaError_t error = prepare(reinterpret_cast<const void*>(kernel), shape, config, attribute);
+  launched(error == cudaSuccess ? cudaLaunchKernelEx(&config, kernel, Params(args)...) : error);
 }
 
 }  // namespace fapo::cuda

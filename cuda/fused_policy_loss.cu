@@ -168,13 +168,12 @@ struct Room {
 // The smallest cluster of which two blocks fit on a multiprocessor, with a slot to load ahead; failing that, the
 // smallest that holds the row. A function of the vocabulary and the GPU alone, as a row's result depends on it.
 Room room_for(int64_t tiles, const Limits& limits) {
-  constexpr int kTakenElsewhere = 5 << 10;  // by what else a block keeps in shared memory
-  const int most = (limits.shared_per_block - kTakenElsewhere) / static_cast<int>(kTileBytes);
-  const int alone = most < kMaxSlots ? most : kMaxSlots;
+  const int alone = most_slots(limits);
   const unsigned largest = limits.compute_major >= 9 ? kMaxSegments : 1;
   for (const int slots : {alone / 2, alone}) {
     for (unsigned cluster = 1; cluster <= largest; cluster *= 2) {
-      if ((tiles + cluster - 1) / cluster < slots) return {cluster, slots};
+      // Each block has a tile: what a ring sums up is told at the end of one.
+      if (cluster <= tiles && (tiles + cluster - 1) / cluster < slots) return {cluster, slots};
     }
   }
   return {};

@@ -28,6 +28,13 @@ struct RingShape {
 
 constexpr int kMaxSlots = 13;
 constexpr unsigned kTileBytes = kTilePacks * 16;
+
+// As many slots as one block has room for.
+inline int most_slots(const Limits& limits) {
+  constexpr int kTakenElsewhere = 5 << 10;  // by what else a block keeps in shared memory
+  const int slots = (limits.shared_per_block - kTakenElsewhere) / static_cast<int>(kTileBytes);
+  return slots < kMaxSlots ? slots : kMaxSlots;
+}
 constexpr unsigned kConsumers = kMaxRowThreads / kWarp;
 constexpr unsigned kRingThreads = (kConsumers + 3) * kWarp;
 

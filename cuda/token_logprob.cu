@@ -188,8 +188,11 @@ __global__ void __launch_bounds__(kMaxRowThreads, 4)
   }
 }
 
-// What a ring needs besides rows that suit it: slots for two blocks on a multiprocessor.
-constexpr int kStreamSlots = 6;
+// Slots for two blocks on a multiprocessor, or where 6 are too many for a block, as many as it has room for.
+int stream_slots(const Limits& limits) {
+  const int most = most_slots(limits);
+  return most < 6 ? most : 6;
+}
 
 // Too few rows to give each of the ring's blocks, two on a multiprocessor, one.
 bool few(const TokenLogits& tokens, const Limits& limits) { return tokens.rows < 2 * limits.multiprocessors; }
@@ -211,7 +214,7 @@ void token_logprob(const TokenLogprob& args) {
     const bool entropy = args.entropy.data != nullptr, capped = tokens.scale.capped();
     if (suits_ring<T>(tokens, call.limits())) {
       const ForwardOp<T> op{args, call.faults()};
-      const RingShape ring{kStreamSlots, segments, 1};
+      const RingShape ring{stream_slots(call.limits()), segments, 1};
       if (entropy ? launch_ring<T, ForwardOp<T>, true>(call, op, ring)
                   : launch_ring<T, ForwardOp<T>, false>(call, op, ring)) {
         return;
@@ -233,7 +236,7 @@ void token_logprob_backward(const TokenLogprobBackward& args) {
   dispatch_float(tokens.logits.dtype, [&]<typename T>() {
     const BackwardOp<T> op{args, call.faults()};
     if (suits_ring<T>(tokens, call.limits()) && ring_aligned(args.grad_logits, sizeof(T)) &&
-        launch_ring<T, BackwardOp<T>, false>(call, op, {kStreamSlots, 1, 1})) {
+        launch_ring<T, BackwardOp<T>, false>(call, op, {stream_slots(call.limits()), 1, 1})) {
       return;
     }
     const int64_t packs = packs_of<T>(tokens.vocab);
