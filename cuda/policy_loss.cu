@@ -20,6 +20,12 @@ __global__ void __launch_bounds__(kCountThreads)
   BlockSlots<Count>& slots = shared<BlockSlots<Count>>();
   const int64_t sequences = plan.sequences(), tokens = plan.counts.tokens;
   if (plan.batch.cu_seqlens) {
+    const auto& offsets = plan.batch.cu_seqlens;
+    const auto bad = [&](int64_t index) {
+      faults.report(Fault::cu_seqlens, index);
+      atomicOr(&plan.totals->bad, 1u);
+    };
+    if (blockIdx.x == 0 && threadIdx.x == 0 && offsets[0] != 0) bad(0);
     for (int64_t s = blockIdx.x; s < sequences; s += gridDim.x) {
       const int64_t begin = plan.begin_of(s), end = plan.begin_of(s + 1);
       Count mine{0};
@@ -29,10 +35,8 @@ __global__ void __launch_bounds__(kCountThreads)
       plan.lengths[s] = all.n;
       atomicAdd(&plan.totals->tokens, static_cast<unsigned long long>(all.n));
       atomicAdd(&plan.totals->sequences, all.n > 0 ? 1ull : 0ull);
-      const auto& offsets = plan.batch.cu_seqlens;
-      if (s == 0 && offsets[0] != 0) faults.report(Fault::cu_seqlens, 0);
-      if (offsets[s + 1] < offsets[s] || offsets[s + 1] > tokens) faults.report(Fault::cu_seqlens, s + 1);
-      if (s + 1 == sequences && offsets[s + 1] != tokens) faults.report(Fault::cu_seqlens, s + 1);
+      const int64_t stop = offsets[s + 1];
+      if (stop < offsets[s] || stop > tokens || (s + 1 == sequences && stop != tokens)) bad(s + 1);
     }
     return;
   }
@@ -61,7 +65,7 @@ __global__ void __launch_bounds__(kTokenThreads)
       double grad = 0.0;
       if (plan.counts(i)) {
         const int64_t sequence = plan.sequence_of(i);
-        const TokenLoss token = batch.token(i, sequence, logprobs[i]);
+        const TokenLoss token = batch.token(i, sequence, plan.bad() ? NAN : logprobs[i]);
         const double weight = plan.weight(sequence);
         mine.add(token, weight, entropy ? static_cast<double>(entropy[i]) : 0.0, batch.entropy_coef);
         grad = token.loss.grad * weight * batch.grad_scale;

@@ -24,9 +24,10 @@ struct PolicyTotals {
   unsigned long long tokens;
   unsigned long long sequences;
   unsigned blocks_done;
+  unsigned bad;  // whether cu_seqlens are
 };
 
-// cu_seqlens may be anything: indices are clamped to what the batch holds.
+// cu_seqlens may be anything: indices are clamped to what the batch holds, and losses and gradients are NaN.
 struct PolicyPlan {
   PolicyBatch batch;
   CountedTokens counts;
@@ -61,7 +62,11 @@ struct PolicyPlan {
     return agg;
   }
 
-  FAPO_DEVICE double weight(int64_t sequence) const { return agg().weight(sequence < 0 ? 1.0 : lengths[sequence]); }
+  FAPO_DEVICE bool bad() const { return totals->bad != 0; }
+
+  FAPO_DEVICE double weight(int64_t sequence) const {
+    return bad() ? NAN : agg().weight(sequence < 0 ? 1.0 : lengths[sequence]);
+  }
 };
 
 // Counts the batch, on the stream of the call. Takes the call's work space.

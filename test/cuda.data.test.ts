@@ -4,6 +4,7 @@ import {
   type FapoErrorCode,
   fapoAdvantage,
   fapoPenalty,
+  fusedPolicyLoss,
   groupAdvantage,
   policyLoss,
   synchronize,
@@ -84,17 +85,32 @@ testGpu("group ids and offsets that do not fit harm no memory", () => {
   }
 });
 
-testGpu("cuSeqlens that do not fit harm no memory", () => {
-  const options = { logprobs: there(new Float32Array(4)), advantages: new Float32Array(4) };
+testGpu("cuSeqlens that do not fit: no memory is harmed, and losses, gradients and metrics are NaN", () => {
+  const advantages = new Float32Array(4);
+  const options = { logprobs: there(new Float32Array(4)), advantages };
   for (const [cuSeqlens, index] of [
     [[1, 4], 0],
     [[0, 3, 2, 4], 2],
     [[0, 3], 1],
     [[0, -7, 4], 1],
   ] as const) {
-    policyLoss({ ...options, cuSeqlens: there(Int32Array.from(cuSeqlens)) });
+    const bad = there(Int32Array.from(cuSeqlens));
+    const { loss, gradLogprobs, metrics } = policyLoss({ ...options, cuSeqlens: bad });
     assertFault("policyLoss", "ERR_INVALID_ARGUMENT", `cuSeqlens[${index}]`, /does not belong to offsets/);
+    const { tokens, sequences, ...means } = metrics;
+    for (const scalar of [loss, means.ratioMean, means.ratioMax, means.clipFractionHigh]) {
+      assert.ok(Number.isNaN(scalar.item()));
+    }
+    assert.deepEqual(read(gradLogprobs), new Array(4).fill(Number.NaN));
+    // Zero advantages alone would make zeros.
+    const fused = fusedPolicyLoss({ logits: logits(4, 9), tokenIds: new Int32Array(4), advantages, cuSeqlens: bad });
+    assertFault("fusedPolicyLoss", "ERR_INVALID_ARGUMENT", `cuSeqlens[${index}]`, /does not belong to offsets/);
+    assert.ok(Number.isNaN(fused.loss.item()));
+    assert.ok(read(fused.gradLogits).every(Number.isNaN));
   }
+  const none = new Float32Array(0);
+  policyLoss({ logprobs: there(none), advantages: none, cuSeqlens: there(Int32Array.of(5)) });
+  assertFault("policyLoss", "ERR_INVALID_ARGUMENT", "cuSeqlens[0]", /does not belong to offsets/);
 });
 
 testGpu("verdicts and lengths that are none are told", () => {
