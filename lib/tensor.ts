@@ -294,6 +294,10 @@ export function toDevice<D extends DType>(source: Tensor<D>, device: Device): Te
   const place = deviceNumber(op, "device", device);
   if (source.device === device) return source;
   const { dtype, shape, rowStride } = source;
+  const rows = shape.length === 2 ? shape[0]! : 1;
+  const needed = sizeOf(shape) === 0 ? 0 : (rows - 1) * rowStride + sizeOf(shape) / rows;
+  // Its buffer may have been transferred or resized since.
+  expect(data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, data);
   const array = onHost(op, data, dtype);
   if (place === cpuDevice) return makeTensor(array, shape, dtype, rowStride);
   const elements = newDeviceMemory(op, place, [array.length], dtype, false);

@@ -347,6 +347,18 @@ forEachDevice("toDevice and synchronize", (device) => {
   );
 });
 
+forEachDevice("toDevice refuses a tensor whose buffer has gone elsewhere", (device) => {
+  if (device.name === "cpu") return; // there the tensor is returned as it is
+  const made = tensor(new Float32Array(6), { shape: [2, 3] });
+  structuredClone(made.data.buffer, { transfer: [made.data.buffer as ArrayBuffer] });
+  const message = "toDevice: expected the tensor's data to be of at least 6 elements, got Float32Array(0)";
+  assertFails(
+    () => toDevice(made, device.name),
+    "ERR_INVALID_ARGUMENT",
+    new RegExp(`^${message.replace(/[()]/g, "\\$&")}`),
+  );
+});
+
 forEachDevice("a GPU that is not there is refused with the reason that devices() gives", () => {
   const { cuda } = devices();
   if (cuda.available) return;

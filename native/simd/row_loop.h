@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "native/ops/token_logprob.h"
@@ -43,7 +44,7 @@ struct SharedRow {
   SharedRow(const Args& args, const RowParts& parts) : op(args, parts) {
     for (auto& left : parts_left) left.store(parts.count, std::memory_order_relaxed);
   }
-  SharedRow(SharedRow&& other) noexcept : op(other.op) {}
+  SharedRow(SharedRow&& other) noexcept : op(std::move(other.op)) {}
 
   void run(int pass, int64_t part) {
     // Whoever has the parts before is at work on them: they were handed out earlier.
