@@ -47,6 +47,7 @@ const env = {
   FAPO_KERNELS_CUDA: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
   FAPO_TEST_EMULATED: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
   FAPO_TEST_DEVICES: process.env.FAPO_TEST_DEVICES ?? "cpu,cuda:0",
+  FAPO_TEST_SCALE: process.env.FAPO_TEST_SCALE ?? "0.25",
   LD_PRELOAD: `${library("libasan.so")} ${library("libubsan.so")} ${library("libstdc++.so.6")}`,
   ASAN_OPTIONS:
     "detect_leaks=0:exitcode=86:halt_on_error=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
@@ -65,7 +66,7 @@ const loaded = execFileSync(
 if (!loaded.includes(path.join("build", "sanitize"))) throw new Error("the sanitized addon was not loaded");
 
 // Left out: tests of processes that print what the sanitizer adds, and of things that are not the addon.
-const leftOut = /^(addon|bench|genrm|house|lifecycle|train)\b/;
+const leftOut = /^(addon|bench|budget|genrm|house|lifecycle|testGpu|train)\b/;
 const tests = process.argv.slice(2);
 if (tests.length === 0) {
   for (const file of readdirSync("build-ts/test")) {

@@ -1,12 +1,13 @@
 // `npm test`: the suite on the CPU and on a GPU: a real one where there is one, an emulated one where there is none.
 //   node scripts/test.mjs [test file ...]
 // FAPO_TEST_DEVICES=cpu leaves GPUs out.
-import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { devices } from "fapo-kernels";
+import { buildEmulated } from "./emulated.mjs";
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 process.chdir(root);
@@ -37,17 +38,3 @@ if (tests.length === 0) {
 }
 process.exitCode =
   spawnSync(process.execPath, ["--test", "--test-reporter=spec", ...tests], { env, stdio: "inherit" }).status ?? 1;
-
-/** The CUDA kernels compiled as C++, kept between runs. */
-function buildEmulated() {
-  const build = "build/emulated";
-  const target = "fapo_kernels_cuda_emulated";
-  const cmake = (...args) => execFileSync("cmake", args, { encoding: "utf8", stdio: "pipe" });
-  try {
-    if (!existsSync(path.join(build, "CMakeCache.txt"))) cmake("-S", ".", "-B", build, "-DFAPO_EMULATE_CUDA=ON");
-    cmake("--build", build, "--target", target, "--parallel", process.env.JOBS ?? "2");
-    return { library: path.resolve(build, "Release", `${target}.so`) };
-  } catch (error) {
-    return { why: `no emulated one: ${(error.stderr || error.stdout || error.message).trim().split("\n").pop()}` };
-  }
-}

@@ -1,7 +1,15 @@
 /** Inputs over a SharedArrayBuffer that another thread writes during the calls. */
 import assert from "node:assert/strict";
 import { Worker } from "node:worker_threads";
-import { FapoError, fapoAdvantage, fapoPenalty, groupAdvantage, learningProgress, policyLoss } from "fapo-kernels";
+import {
+  FapoError,
+  fapoAdvantage,
+  fapoPenalty,
+  groupAdvantage,
+  learningProgress,
+  policyLoss,
+  synchronize,
+} from "fapo-kernels";
 import type { Flipped } from "./support/flipWorker.ts";
 import { assertSameMaps, bitsOf, times } from "./support/ops.ts";
 import { forEachDevice } from "./support.ts";
@@ -138,6 +146,11 @@ forEachDevice(
     Atomics.store(stop, 0, 1);
     assert.equal(await ended, 0);
     for (const { data, good } of flipped) data.set(good);
+    try {
+      synchronize(device.name); // a GPU tells of what its last calls came upon
+    } catch (error) {
+      assert.equal((error as FapoError).code, "ERR_INVALID_ARGUMENT", String(error));
+    }
     for (const [k, call] of calls.entries()) {
       assert.deepEqual(comparable(call()), expected[k]);
       assert.ok(passed[k]! > 0, `call ${k} never got through`);

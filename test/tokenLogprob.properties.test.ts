@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { roundTo } from "./reference/halves.ts";
 import { batchOf, type LogitsBatch, logitsTensor, normalBatch, rowOf, spread } from "./support/logits.ts";
 import { assertSameOutputs, names, type Outputs, runBoth, type Upstream, upstreamOf } from "./support/tokenLogprob.ts";
-import { assertClose, assertSameBits, type FloatDType, forEachDevice, rng } from "./support.ts";
+import { assertClose, assertSameBits, type FloatDType, forEachDevice, rng, type TestDevice } from "./support.ts";
 import { entropyTolerance, logprobTolerance, totalProbabilityTolerance } from "./tolerances.ts";
 
 /** Rows of a batch, in the order given. */
@@ -66,10 +66,11 @@ const scalings = fc.record(
 );
 
 function holds<Values extends [unknown, ...unknown[]]>(
+  device: TestDevice,
   property: fc.IPropertyWithHooks<Values> | fc.IProperty<Values>,
   numRuns: number,
 ): void {
-  fc.assert(property, { seed: 20251122, numRuns });
+  fc.assert(property, { seed: 20251122, numRuns: device.runs(numRuns) });
 }
 
 forEachDevice("permuting rows permutes the outputs, to the bit", (device) => {
@@ -83,7 +84,7 @@ forEachDevice("permuting rows permutes the outputs, to the bit", (device) => {
     const permuted = runBoth(device, pick(batch, order), scaling, pickUpstream(upstream, order));
     assertSameOutputs(permuted, pickOutputs(whole, order, batch.vocab), "permuted");
   });
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("any split of the rows over calls gives the same bits", (device) => {
@@ -97,7 +98,7 @@ forEachDevice("any split of the rows over calls gives the same bits", (device) =
       assertSameOutputs(got, pickOutputs(whole, part, batch.vocab), `rows ${part}`);
     }
   });
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("a constant added to a row changes nothing, where the shifted logits are exact", (device) => {
@@ -127,7 +128,7 @@ forEachDevice("a constant added to a row changes nothing, where the shifted logi
       assertClose(after.lse, [lse], { atol: 1e-5, rtol: 1e-6 }, "lse");
     },
   );
-  holds(property, 2000);
+  holds(device, property, 2000);
 });
 
 forEachDevice("permuting the vocabulary with its ids permutes the gradient", (device) => {
@@ -162,7 +163,7 @@ forEachDevice("permuting the vocabulary with its ids permutes the gradient", (de
       );
     }
   });
-  holds(property, 700);
+  holds(device, property, 700);
 });
 
 forEachDevice("columns of -Infinity at the end change nothing and get no gradient", (device) => {
@@ -181,7 +182,7 @@ forEachDevice("columns of -Infinity at the end change nothing and get no gradien
       for (let j = vocab; j < wide; j++) assert.ok(gradient[i * wide + j] === 0, `row ${i}, column ${j}`);
     }
   });
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("a column repeated k times takes its mass k times", (device) => {
@@ -199,7 +200,7 @@ forEachDevice("a column repeated k times takes its mass k times", (device) => {
       assertClose(after.logprobs, [expected], { atol: 2e-6, rtol: 2e-6 });
     },
   );
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("logits and temperature times a power of two give the same bits", (device) => {
@@ -224,7 +225,7 @@ forEachDevice("logits and temperature times a power of two give the same bits", 
       assertSameOutputs(after, before, `times ${a}`);
     },
   );
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("probabilities of all ids add up to 1, and none is above 1", (device) => {
@@ -252,7 +253,7 @@ forEachDevice("probabilities of all ids add up to 1, and none is above 1", (devi
       assertClose([total], [1], totalProbabilityTolerance, "total");
     },
   );
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice("the gradient of a row adds up to 0 without a cap", (device) => {
@@ -273,7 +274,7 @@ forEachDevice("the gradient of a row adds up to 0 without a cap", (device) => {
       }
     },
   );
-  holds(property, 1000);
+  holds(device, property, 1000);
 });
 
 forEachDevice(
@@ -300,7 +301,7 @@ forEachDevice(
         }
       },
     );
-    holds(property, 700);
+    holds(device, property, 700);
   },
 );
 
@@ -330,7 +331,7 @@ forEachDevice(
         }
       },
     );
-    holds(property, 1000);
+    holds(device, property, 1000);
   },
 );
 
@@ -373,5 +374,5 @@ forEachDevice("strided rows, wild ids and garbage in masked rows change no bit",
       assertSameBits(device.read(back.gradLogits), clean.gradLogits, "gradLogits");
     },
   );
-  holds(property, 1000);
+  holds(device, property, 1000);
 });

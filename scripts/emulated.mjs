@@ -1,0 +1,19 @@
+// The library of CUDA kernels for the emulated GPU: cuda/*.cu compiled as C++, kept between runs.
+import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
+
+/** Builds it, in the current folder; `library` is the file, or `why` says why there is none. */
+export function buildEmulated() {
+  const build = "build/emulated";
+  const target = "fapo_kernels_cuda_emulated";
+  const cmake = (...args) => execFileSync("cmake", args, { encoding: "utf8", stdio: "pipe" });
+  try {
+    if (!existsSync(path.join(build, "CMakeCache.txt"))) cmake("-S", ".", "-B", build, "-DFAPO_EMULATE_CUDA=ON");
+    cmake("--build", build, "--target", target, "--parallel", process.env.JOBS ?? "2");
+    return { library: path.resolve(build, "Release", `${target}.so`) };
+  } catch (error) {
+    return { why: `no emulated one: ${(error.stderr || error.stdout || error.message).trim().split("\n").pop()}` };
+  }
+}
