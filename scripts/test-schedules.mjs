@@ -38,7 +38,7 @@ const env = {
   FAPO_TEST_DEVICES: "cuda:0",
   FAPO_KERNELS_CUDA: library,
   FAPO_TEST_EMULATED: library,
-  FAPO_TEST_SCALE: "0.25",
+  FAPO_TEST_SCALE: "0.1",
 };
 // Where every launch is waited for, what data does wrong is told by the call, and not by the next wait.
 const testsUnder = ({ FAPO_CUDA_DEBUG }) => tests.filter((file) => !(FAPO_CUDA_DEBUG && /cuda\.data/.test(file)));
