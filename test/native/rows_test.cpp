@@ -24,7 +24,9 @@ void* operator new(size_t size) {
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
 
-const fapo::Backend& fapo::backend(int32_t) { std::abort(); }  // the CPU's functions are called directly
+// The CPU's functions are called directly.
+const fapo::Backend fapo::kCpuBackend{};
+const fapo::CudaLibrary& fapo::cuda_library() { std::abort(); }
 
 namespace {
 
