@@ -4,6 +4,11 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 
+/** The test files that exercise the kernels most, and the pattern of names that leaves out their slowest test. */
+export const kernelTests =
+  /^(cast|cuda\.(data|memory)|fapo\w+|fusedPolicyLoss\.edges|groupAdvantage(\.metamorphic)?|policyLoss\.(edges|gradient)|tokenLogprob\.(edges|extremes|gradients|layout|longRows|properties))\.test\.js$/;
+export const notTheSlowest = "--test-name-pattern=^(?!more rows than 65,535)";
+
 /** Builds it, in the current folder; `library` is the file, or `why` says why there is none. */
 export function buildEmulated() {
   const build = "build/emulated";

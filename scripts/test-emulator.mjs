@@ -20,6 +20,7 @@ const kernels = [
   ...sources("cuda", /\.cu$/),
   ...sources("native/ops", /\.cpp$/),
   "native/backend.cpp",
+  "native/memory_floor.cpp",
   "native/parallel.cpp",
   "native/simd/row_kernels.cpp",
   "native/simd/row_kernels_isa.cpp",

@@ -6,6 +6,7 @@ import { readdirSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { kernelTests, notTheSlowest } from "./emulated.mjs";
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 process.chdir(root);
@@ -46,8 +47,6 @@ const env = {
   FAPO_KERNELS_PREBUILD: path.resolve("build/sanitize"), // where the loader looks for build/Release
   FAPO_KERNELS_CUDA: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
   FAPO_TEST_EMULATED: path.resolve(build, "Release/fapo_kernels_cuda_emulated.so"),
-  FAPO_TEST_DEVICES: process.env.FAPO_TEST_DEVICES ?? "cpu,cuda:0",
-  FAPO_TEST_SCALE: process.env.FAPO_TEST_SCALE ?? "0.25",
   LD_PRELOAD: `${library("libasan.so")} ${library("libubsan.so")} ${library("libstdc++.so.6")}`,
   ASAN_OPTIONS:
     "detect_leaks=0:exitcode=86:halt_on_error=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
@@ -65,12 +64,21 @@ const loaded = execFileSync(
 );
 if (!loaded.includes(path.join("build", "sanitize"))) throw new Error("the sanitized addon was not loaded");
 
-// Left out: tests of processes that print what the sanitizer adds, and of things that are not the addon.
-const leftOut = /^(addon|bench|budget|genrm|house|lifecycle|testGpu|train)\b/;
-const tests = process.argv.slice(2);
-if (tests.length === 0) {
-  for (const file of readdirSync("build-ts/test")) {
-    if (file.endsWith(".test.js") && !leftOut.test(file)) tests.push(path.join("build-ts/test", file));
-  }
+// On the CPU all but tests of processes that print what the sanitizer adds, and of things that are not the addon. On the
+// emulated GPU, where a sanitizer costs most, those that exercise the kernels most.
+const leftOut = /^(addon|bench|budget|cuda|genrm|house|lifecycle|testGpu|train)\b/;
+const given = process.argv.slice(2);
+const files = readdirSync("build-ts/test").filter((file) => file.endsWith(".test.js"));
+const runs = [
+  { devices: "cpu", chosen: files.filter((file) => !leftOut.test(file)), args: [] },
+  { devices: "cuda:0", chosen: files.filter((file) => kernelTests.test(file)), args: [notTheSlowest] },
+];
+for (const { devices, chosen, args } of runs) {
+  if ((process.env.FAPO_TEST_DEVICES ?? devices) !== devices) continue;
+  const tests = given.length > 0 ? given : chosen.map((file) => path.join("build-ts/test", file));
+  const run = spawnSync(process.execPath, ["--test", "--test-concurrency=2", ...args, ...tests], {
+    env: { ...env, FAPO_TEST_DEVICES: devices, FAPO_TEST_SCALE: "0.1" },
+    stdio: "inherit",
+  });
+  process.exitCode ||= run.status ?? 1;
 }
-process.exitCode = spawnSync(process.execPath, ["--test", ...tests], { env, stdio: "inherit" }).status ?? 1;

@@ -6,7 +6,7 @@ import { readdirSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { buildEmulated } from "./emulated.mjs";
+import { buildEmulated, kernelTests, notTheSlowest } from "./emulated.mjs";
 
 process.chdir(path.dirname(path.dirname(fileURLToPath(import.meta.url))));
 const { library, why } = buildEmulated();
@@ -22,16 +22,12 @@ const schedules = [
 ];
 const folder = "build-ts/test";
 const gpu = /^(compare|large|memory|repeats|sanitized)\.gpu\.js$/;
-const suite =
-  /^(cast|cuda\.(data|memory)|fapo\w+|fusedPolicyLoss\.edges|groupAdvantage(\.metamorphic)?|policyLoss\.(edges|gradient)|tokenLogprob\.(edges|extremes|gradients|layout|longRows|properties))\.test\.js$/;
 const filesOf = (from, pattern) =>
   readdirSync(from)
     .filter((file) => pattern.test(file))
     .map((file) => path.join(from, file));
 const given = process.argv.slice(2);
-const tests = given.length > 0 ? given : [...filesOf(path.join(folder, "gpu"), gpu), ...filesOf(folder, suite)];
-// The slowest test, of the sizes of loops.
-const names = "--test-name-pattern=^(?!more rows than 65,535)";
+const tests = given.length > 0 ? given : [...filesOf(path.join(folder, "gpu"), gpu), ...filesOf(folder, kernelTests)];
 
 const env = {
   ...process.env,
@@ -45,7 +41,7 @@ const testsUnder = ({ FAPO_CUDA_DEBUG }) => tests.filter((file) => !(FAPO_CUDA_D
 
 for (const schedule of schedules) {
   const started = performance.now();
-  const args = ["--test", "--test-reporter=tap", "--test-concurrency=2", names, ...testsUnder(schedule)];
+  const args = ["--test", "--test-reporter=tap", "--test-concurrency=2", notTheSlowest, ...testsUnder(schedule)];
   const run = spawnSync(process.execPath, args, { env: { ...env, ...schedule }, encoding: "utf8", maxBuffer: 1 << 28 });
   const count = (what) => Number(new RegExp(`^# ${what} (\\d+)$`, "m").exec(run.stdout)?.[1] ?? Number.NaN);
   const ok = run.status === 0 && count("pass") > 0 && count("fail") === 0;
