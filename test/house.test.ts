@@ -16,6 +16,7 @@ test("every op of CMakeLists.txt has its files, found from its name", () => {
     for (const file of [
       `native/ops/${op}.h`,
       `native/ops/${op}.cpp`,
+      `cuda/${op}.cu`,
       `lib/ops/${camel}.ts`,
       `test/${camel}.test.ts`,
       `bench/${camel}.bench.ts`,
