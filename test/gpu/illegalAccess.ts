@@ -26,7 +26,9 @@ function note(call: () => unknown): void {
   }
 }
 
-const tokenIds = Int32Array.of(1);
+// What the calls use is allocated before: a new allocation could lie where the memory was that is gone.
+const tokenIds = toDevice(tensor(Int32Array.of(1)), device);
+const out = { logprobs: zeros([1], { device }), lse: zeros([1], { device }) };
 const shape = [1, devices().cuda.emulated ? 1024 : 2 ** 28];
 const kept = toDevice(tensor(Float32Array.of(1, 2, 3), { shape: [1, 3] }), device);
 const owner = zeros(shape, { device });
@@ -37,11 +39,12 @@ owner.dispose();
 setCudaMemoryLimit(device, 1); // gives back what is kept for reuse
 setCudaMemoryLimit(device, 0);
 note(() => {
-  tokenLogprob({ logits: gone, tokenIds });
+  tokenLogprob({ logits: gone, tokenIds, out });
   synchronize(device);
 });
 note(() => tokenLogprob({ logits: kept, tokenIds }));
 note(() => toDevice(kept, "cpu"));
 note(() => zeros([4], { device }));
-note(() => tokenLogprob({ logits: tensor(Float32Array.of(1, 2, 3), { shape: [1, 3] }), tokenIds }).logprobs.item());
+const onCpu = { logits: tensor(Float32Array.of(1, 2, 3), { shape: [1, 3] }), tokenIds: Int32Array.of(1) };
+note(() => tokenLogprob(onCpu).logprobs.item());
 console.log(JSON.stringify(outcomes));
