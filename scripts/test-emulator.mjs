@@ -40,14 +40,15 @@ const flags = [
   ..."-DFAPO_ISA=baseline -DFAPO_ISA_LEVEL=0".split(" "),
 ];
 const address = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"];
-// The engine tells ThreadSanitizer of its fibers, and is not instrumented itself.
+// The engine tells the sanitizers of its fibers, and is not, or not wholly, instrumented itself.
+const thread = "-DCUDA_EMULATOR_TSAN";
 const builds = [
-  { name: "plain", engine: [], rest: [] },
-  { name: "address", engine: address, rest: address },
-  { name: "thread", engine: ["-DCUDA_EMULATOR_TSAN"], rest: ["-fsanitize=thread"] },
+  { name: "plain", schedule: [], engine: [], rest: [] },
+  { name: "address", schedule: ["-DCUDA_EMULATOR_ASAN"], engine: address, rest: address },
+  { name: "thread", schedule: [thread], engine: [thread], rest: ["-fsanitize=thread"] },
 ];
 const sanitizers = {
-  ASAN_OPTIONS: "halt_on_error=1:exitcode=86:detect_leaks=0:detect_stack_use_after_return=1",
+  ASAN_OPTIONS: "halt_on_error=1:exitcode=86:detect_leaks=0:detect_stack_use_after_return=0", // it maps memory per fiber
   TSAN_OPTIONS: "halt_on_error=1:exitcode=86",
   UBSAN_OPTIONS: "halt_on_error=1:exitcode=86:print_stacktrace=1",
 };
@@ -62,7 +63,7 @@ const commands = builds.flatMap((build) => {
     ...["-c", source, "-o", objectOf(build, source)],
   ];
   return [
-    ...engine.map((source) => compile(source, build.engine)),
+    ...engine.map((source) => compile(source, /collectives|schedule/.test(source) ? build.schedule : build.engine)),
     // Instrumented loops of vectors take GCC minutes, and are the CPU's.
     ...[...new Set(wanted.flatMap(inputs))].map((source) =>
       compile(source, source.endsWith("_isa.cpp") ? [] : build.rest),

@@ -6,6 +6,12 @@
 namespace cuda_emulator {
 namespace {
 
+bool same_line(Site a, Site b) {
+  const char *x = a.file_name(), *y = b.file_name();
+  return a.line() == b.line() && (x == y || std::strcmp(x, y) == 0);
+}
+bool same(Site a, Site b) { return a.column() == b.column() && same_line(a, b); }
+
 void complete(Barrier& barrier) {
   barrier.arrived = 0;
   ++barrier.phase;
@@ -20,7 +26,7 @@ unsigned arrive(Barrier& barrier, unsigned expected, bool predicate, const char*
   if (barrier.arrived == 0) {
     barrier.site = site;
     barrier.expected = expected;
-  } else if (site.line() != barrier.site.line() || std::strcmp(site.file_name(), barrier.site.file_name()) != 0) {
+  } else if (!same_line(site, barrier.site)) {
     fail(kLaunchFailure, "divergent %s: %u threads are at %s, another reached %s", what, barrier.arrived,
          text_of(barrier.site).c_str(), text_of(site).c_str());
   }
@@ -103,10 +109,6 @@ void check_mask(const Warp& warp, unsigned lane, unsigned mask, Site site) {
   }
 }
 
-bool same(Site a, Site b) {
-  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
-}
-
 }  // namespace
 
 unsigned block_barrier(bool predicate, Site site) {
@@ -138,13 +140,13 @@ uint64_t warp_collective(WarpOp op, unsigned mask, uint64_t value, unsigned sour
   if (mask == ~0u) mask = warp.present;  // the last warp of a block need not be whole
   check_mask(warp, thread->lane, mask, site);
   WarpCall& call = warp.call[__builtin_ctz(mask)];
-  for (const WarpCall& other : warp.call) {
-    if (other.arrived && other.mask & mask && &other != &call) {
-      fail(kLaunchFailure, "warp collective at %s with mask %08x overlaps the one at %s with mask %08x",
-           text_of(site).c_str(), mask, text_of(other.site).c_str(), other.mask);
-    }
-  }
   if (!call.arrived) {
+    for (const WarpCall& other : warp.call) {
+      if (other.arrived && other.mask & mask) {
+        fail(kLaunchFailure, "warp collective at %s with mask %08x overlaps the one at %s with mask %08x",
+             text_of(site).c_str(), mask, text_of(other.site).c_str(), other.mask);
+      }
+    }
     call.op = op;
     call.mask = mask;
     call.site = site;

@@ -44,7 +44,8 @@ class Fiber {
       memory_ = static_cast<char*>(memory);
       mprotect(memory_, kGuardBytes, PROT_NONE);
     }
-    allow(memory_ + kGuardBytes, kStackBytes - kGuardBytes);  // frames that a failed launch left behind
+    // The frames it stopped in; all deeper ones were left.
+    if (stack_) allow(stack_, static_cast<size_t>(memory_ + kStackBytes - static_cast<char*>(stack_)));
 #ifdef CUDA_EMULATOR_ASAN
     fake_stack_ = nullptr;
 #endif

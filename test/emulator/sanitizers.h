@@ -1,10 +1,13 @@
 #pragma once
 // What the emulator tells AddressSanitizer and ThreadSanitizer; nothing in a plain build. Files that include this must
-// not be instrumented by ThreadSanitizer themselves: CUDA_EMULATOR_TSAN says that the rest of the program is.
+// not be instrumented by ThreadSanitizer themselves, and need not be by AddressSanitizer: CUDA_EMULATOR_TSAN and
+// CUDA_EMULATOR_ASAN say that the rest of the program is.
 #include <cstddef>
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) && !defined(CUDA_EMULATOR_ASAN)
 #define CUDA_EMULATOR_ASAN 1
+#endif
+#ifdef CUDA_EMULATOR_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
