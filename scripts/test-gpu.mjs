@@ -161,7 +161,7 @@ function sanitizer(tool) {
 function bench(dtype) {
   const json = path.join(path.dirname(file), `${path.basename(file, ".json")}-bench-${dtype}.json`);
   mkdirSync(path.dirname(json), { recursive: true });
-  const size = options.emulated ? ["--ops", "tokenLogprob", "--quick"] : ["--rounds", "7"];
+  const size = options.emulated ? ["--quick"] : ["--rounds", "7"];
   const run = node(["dist/cli.js", "bench", "--devices", "cuda:0", "--dtypes", dtype, ...size, "--json", json]);
   const lines = run.output.trim().split("\n");
   return { ...outcome(run), details: { report: path.basename(json), said: lines } };
