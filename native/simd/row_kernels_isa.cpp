@@ -37,6 +37,7 @@ constexpr int64_t kBlock = kShort * kShort * kGroup;
 // The headroom of kShort terms that are looked at together, afterwards, and of a block of 16-bit logits: those are
 // exact in float32, and so are their differences, so that their terms may lie higher.
 constexpr float kRunHeadroom = 0x1p10f;
+constexpr float kRunSafe = 7.0f;  // exponents up to here add up to less: 6 * 2^7.4 < 2^10
 constexpr double kBlockHeadroom = 0x1p20;
 
 constexpr float kNegInf = -HUGE_VALF;
@@ -129,21 +130,38 @@ INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& 
   }
 }
 
+// The greatest logit whose run is within kRunHeadroom whatever the others are up to there.
+INLINE float surely_fits(const ExpMap& map) {
+  const float x = map.reference + kRunSafe / map.scale;
+  return (x - map.reference) * map.scale < kRunSafe + 0.25f ? x : map.reference;  // rounded far up beside a large one
+}
+
+// Of `groups` groups. A NaN may be overlooked.
+template <typename T>
+INLINE Vec greatest(const T* p, int64_t groups) {
+  Vec top[kUnroll];
+  UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = Vec::of(kNegInf);
+  for (int64_t g = 0; g < groups; ++g, p += kGroup) {
+    Vec v[kUnroll];
+    load(p, v);
+    UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = max(v[u], top[u]);
+  }
+  return max(max(top[0], top[1]), max(top[2], top[3]));
+}
+
 template <typename T, bool kCapped, bool kEntropy, bool kChecked, bool kInPlace>
 INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   const Mapping map(exp_map);
   const Exp2 exp2;
   // How logits beyond the headroom are found. A maximum per vector costs loops that are bound by arithmetic: AVX-512
-  // looks at sums afterwards, and puts back what was overwritten. Narrower vectors would pay more for the copy.
+  // looks at sums afterwards, and puts back what was overwritten where it might have to. Narrower vectors would pay
+  // more.
   constexpr bool kPerBlock = kChecked && !kEntropy && sizeof(T) == 2;
   constexpr bool kPerVector = kChecked && !kEntropy && sizeof(T) == 4 && Vec::kLanes < 16;
   constexpr bool kPerRun = kChecked && !kPerBlock && !kPerVector;
   constexpr bool kSaves = kPerRun && kInPlace;
-  alignas(4096) T saved[kSaves ? 4096 / sizeof(T) + kShort * kGroup : 1];
-  // Half a page from what is read: a load whose address has the low bits of a store before it waits for that store.
-  const auto place_to_save = [&](const T* p) __attribute__((always_inline)) {
-    return kSaves ? saved + (reinterpret_cast<uintptr_t>(p) + 2048) % 4096 / 64 * 64 / sizeof(T) : saved;
-  };
+  alignas(64) T saved[kSaves ? kShort * kGroup : 1];
+  const float fitting = kSaves ? surely_fits(exp_map) : 0.0f;
   PartialSum total{0.0, 0.0, n};
   bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
   for (int64_t block = 0; block < n; block += kBlock) {
@@ -152,13 +170,12 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
     UNROLL for (int u = 0; u < kUnroll; ++u) long_sum[u] = long_weighted[u] = Vec::of(0.0f);
 
     // How many of the groups were added.
-    const auto add_run = [&]<bool kMasked>(T * p, int64_t groups) __attribute__((always_inline)) {
+    const auto add_run = [&]<bool kMasked, bool kCopies>(T * p, int64_t groups) __attribute__((always_inline)) {
       UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
-      T* copy = place_to_save(p);
-      for (int64_t g = 0; g < groups; ++g, p += kGroup, copy += kGroup) {
+      for (int64_t g = 0; g < groups; ++g, p += kGroup) {
         Vec y[kUnroll], unused[kUnroll], exponent[kUnroll];
         load(p, y);
-        if constexpr (kSaves) store<false>(copy, y);
+        if constexpr (kCopies) store<false>(saved + g * kGroup, y);
         map_logits<kCapped>(y, unused, map);
         if constexpr (kPerVector) {
           const Vec top = max(max(y[0], y[1]), max(y[2], y[3]));
@@ -178,12 +195,14 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
       return groups;
     };
     const auto take = [&](T * p, int64_t groups) __attribute__((always_inline)) {
-      int64_t done = kEntropy && masked ? add_run.template operator()<kEntropy>(p, groups)
-                                        : add_run.template operator()<false>(p, groups);
-      if constexpr (kPerRun) {
+      const bool safe = kSaves && !any_above(greatest(p, groups), Vec::of(fitting));
+      int64_t done = kEntropy && masked ? add_run.template operator()<kEntropy, false>(p, groups)
+                     : kSaves && !safe  ? add_run.template operator()<false, kSaves>(p, groups)
+                                        : add_run.template operator()<false, false>(p, groups);
+      if (kPerRun && !safe) {
         const Vec top = max(max(sum[0], sum[1]), max(sum[2], sum[3]));
         if (__builtin_expect(any_above(top, Vec::of(kRunHeadroom)), 0)) {
-          if constexpr (kSaves) memcpy(p, place_to_save(p), static_cast<size_t>(groups * kGroup) * sizeof(T));
+          if constexpr (kSaves) memcpy(p, saved, static_cast<size_t>(groups * kGroup) * sizeof(T));
           return int64_t{0};
         }
       }
@@ -191,7 +210,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
         const Vec all = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3]);
         if (__builtin_expect(!masked && any_above(all, Vec::of(FLT_MAX)), 0)) {
           masked = true;
-          done = add_run.template operator()<true>(p, groups);
+          done = add_run.template operator()<true, false>(p, groups);
         }
       }
       UNROLL for (int u = 0; u < kUnroll; ++u) {
@@ -251,17 +270,10 @@ PartialSum sum_exp_in_place(float* x, int64_t n, const ExpMap& map) {
 
 template <typename T>
 float max_of(const T* x, int64_t n) {
-  Vec top[kUnroll], v[kUnroll];
-  UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = Vec::of(kNegInf);
-  const auto add = [&](const T* p) __attribute__((always_inline)) {
-    load(p, v);
-    UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = max(v[u], top[u]);
-  };
-  int64_t i = 0;
-  for (; i + kGroup <= n; i += kGroup) add(x + i);
-  if (i < n) add(Tail<T>(x + i, n - i).x);
-  UNROLL for (int u = 1; u < kUnroll; ++u) top[0] = max(top[u], top[0]);
-  return horizontal_max(top[0]);
+  const int64_t groups = n / kGroup, rest = n % kGroup;
+  Vec top = greatest(x, groups);
+  if (rest > 0) top = max(greatest(Tail<T>(x + groups * kGroup, rest).x, 1), top);
+  return horizontal_max(top);
 }
 
 template <typename T, bool kCapped, bool kEntropy, bool kStreamed>
@@ -302,14 +314,20 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   }
 }
 
+// How many of n elements come before the first at a whole cache line. JavaScript's arrays begin 16 bytes past one: each
+// store of 64 bytes would be two.
+template <typename T>
+int64_t before_line(const T* p, int64_t n) {
+  const auto head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) % 64 / sizeof(T));
+  return head < n ? head : n;
+}
+
 template <typename T, bool kCapped, bool kEntropy>
 void gradient(T* out, const T* x, int64_t n, const ExpMap& exp_map, GradientMap g, bool streamed) {
   const Mapping map(exp_map);
-  if (!streamed) return gradient_loop<T, kCapped, kEntropy, false>(out, x, n, map, g);
-  // Streaming stores are of whole, aligned vectors: the elements up to the first such address go the ordinary way.
-  int64_t head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(out)) % 64 / sizeof(T));
-  if (head > n) head = n;
+  const int64_t head = before_line(out, n);
   gradient_loop<T, kCapped, kEntropy, false>(out, x, head, map, g);
+  if (!streamed) return gradient_loop<T, kCapped, kEntropy, false>(out + head, x + head, n - head, map, g);
   gradient_loop<T, kCapped, kEntropy, true>(out + head, x + head, n - head, map, g);
   stream_fence();
 }
@@ -317,6 +335,7 @@ void gradient(T* out, const T* x, int64_t n, const ExpMap& exp_map, GradientMap 
 void scale(float* x, int64_t n, float factor) {
   const Vec f = Vec::of(factor);
   int64_t i = 0;
+  for (const int64_t head = before_line(x, n); i < head; ++i) x[i] *= factor;
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
     load(x + i, y);
@@ -328,7 +347,7 @@ void scale(float* x, int64_t n, float factor) {
 
 void copy_streamed(float* out, const float* x, int64_t n) {
   int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(out + i) % 64 != 0; ++i) out[i] = x[i];
+  for (const int64_t head = before_line(out, n); i < head; ++i) out[i] = x[i];
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
     load(x + i, y);

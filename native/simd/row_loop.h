@@ -96,7 +96,8 @@ void for_each_row(const Args& args, const TokenLogits& tokens) {
     for (int64_t i = begin; i < end; ++i) {
       op.start(i);
       for (int pass = 0; pass < Op::kPasses; ++pass) {
-        for (int64_t part = 0; part < parts.count; ++part) op.part(pass, part);
+        // The way back: what the pass before left last is in the nearest cache.
+        for (int64_t k = 0; k < parts.count; ++k) op.part(pass, pass % 2 == 0 ? k : parts.count - 1 - k);
         op.end(pass);
       }
     }

@@ -57,22 +57,19 @@ INLINE void put(void* p, __m256i w) {
   }
 }
 
-INLINE __m256i rounded_bf16(Vec a) {
-  const __m256i bits = _mm256_castps_si256(a.v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)));
-}
-
 template <bool kStreamed>
 INLINE void store_pair(float* p, Vec a, Vec b) {
   put<kStreamed>(p, _mm256_castps_si256(a.v));
   put<kStreamed>(p + 8, _mm256_castps_si256(b.v));
 }
+// As in vector_avx512.h.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
-  put<kStreamed>(p, _mm256_blend_epi16(_mm256_srli_epi32(rounded_bf16(a), 16), rounded_bf16(b), 0xaa));
+  const __m256i even = _mm256_castps_si256(a.v), odd = _mm256_castps_si256(b.v);
+  const __m256i high = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
+  const __m256i low = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
+  const __m256i below = _mm256_subs_epu16(low, _mm256_andnot_si256(high, _mm256_set1_epi16(1)));
+  put<kStreamed>(p, _mm256_add_epi16(high, _mm256_srli_epi16(below, 15)));
 }
 template <bool kStreamed>
 INLINE void store_pair(f16* p, Vec a, Vec b) {

@@ -60,23 +60,18 @@ INLINE void store_pair(float* p, Vec a, Vec b) {
   put<kStreamed>(p, _mm512_castps_si512(a.v));
   put<kStreamed>(p + 16, _mm512_castps_si512(b.v));
 }
-// To nearest even, both vectors of a pair at once: the upper halves are the result but for the last bit, the lower
-// halves decide it. A NaN stays a NaN.
+// To nearest even, both vectors of a pair at once: the upper halves are the result but for the last bit. One is added
+// where the lower half, less one unless the last bit is set, is 0x8000 or more. What a NaN of bfloat16 becomes on its
+// way through arithmetic has a lower half of 0, and stays a NaN.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
-  __m512i even = _mm512_castps_si512(a.v), odd = _mm512_castps_si512(b.v);
-  if (__builtin_expect(_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q) != 0, 0)) {
-    const __m512i quiet = _mm512_set1_epi32(0x7fc00000);  // without a payload that rounding could carry over
-    even = _mm512_mask_mov_epi32(even, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), quiet);
-    odd = _mm512_mask_mov_epi32(odd, _mm512_cmp_ps_mask(b.v, b.v, _CMP_UNORD_Q), quiet);
-  }
-  constexpr __mmask32 kOdd = 0xaaaaaaaau;
-  const __m512i high = _mm512_mask_blend_epi16(kOdd, _mm512_srli_epi32(even, 16), odd);
-  const __m512i low = _mm512_mask_blend_epi16(kOdd, even, _mm512_slli_epi32(odd, 16));
-  const __m512i one = _mm512_set1_epi16(1);
-  // Up where low > 0x8000, or low == 0x8000 and the last bit of high is set.
-  const __m512i limit = _mm512_sub_epi16(_mm512_set1_epi16(static_cast<short>(0x8000)), _mm512_and_si512(high, one));
-  put<kStreamed>(p, _mm512_mask_add_epi16(high, _mm512_cmpgt_epu16_mask(low, limit), high, one));
+  const __m512i even = _mm512_castps_si512(a.v), odd = _mm512_castps_si512(b.v);
+  const __m512i upper = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15));
+  const __m512i lower = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13));
+  const __m512i high = _mm512_mask_shuffle_epi8(odd, 0x3333333333333333u, even, upper);
+  const __m512i low = _mm512_mask_shuffle_epi8(even, 0xccccccccccccccccu, odd, lower);
+  const __m512i below = _mm512_subs_epu16(low, _mm512_andnot_si512(high, _mm512_set1_epi16(1)));
+  put<kStreamed>(p, _mm512_add_epi16(high, _mm512_srli_epi16(below, 15)));
 }
 template <bool kStreamed>
 INLINE void store_pair(f16* p, Vec a, Vec b) {
