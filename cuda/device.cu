@@ -86,6 +86,12 @@ class Staging {
   // Memory for `bytes`, at most kStagingBytes; null where host memory cannot be pinned.
   char* acquire(size_t bytes, cudaError_t& error) {
     if (data_ == nullptr && !pin()) return nullptr;
+    if (idle_.empty()) {  // before the copy: of one without an event nobody would know when its piece is free
+      cudaEvent_t event;
+      error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+      if (error != cudaSuccess) return nullptr;
+      idle_.push_back(event);
+    }
     if (head_ + bytes > kStagingBytes) head_ = 0;
     const size_t begin = head_, end = begin + bytes;
     // Pieces are done in the order in which they were enqueued: one wait, for the last that overlaps.
@@ -101,14 +107,8 @@ class Staging {
 
   // What was enqueued last uses this piece.
   cudaError_t enqueued(const char* piece, size_t bytes, cudaStream_t stream) {
-    cudaEvent_t event;
-    if (idle_.empty()) {
-      const cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
-      if (error != cudaSuccess) return error;
-    } else {
-      event = idle_.back();
-      idle_.pop_back();
-    }
+    const cudaEvent_t event = idle_.back();
+    idle_.pop_back();
     const auto begin = static_cast<size_t>(piece - data_);
     in_flight_.push_back({begin, begin + bytes, event});
     return cudaEventRecord(event, stream);

@@ -156,6 +156,23 @@ testEmulated("where no host memory can be pinned, copies go without", () => {
   }
 });
 
+testEmulated("where no event can be made, the call says so, and the next one copies whole", () => {
+  const source = `const step = () => read(cast(toDevice(floats(9), "cuda:0"), "bfloat16")).length;
+    for (let i = 0; i < 4; i++) note(step);`;
+  const failures: string[] = [];
+  for (let k = 1; k <= 3; k++) {
+    const outcomes = onEmulated(source, {
+      CUDA_EMU_FAULTS: `cudaEventCreateWithFlags:${k}=2`,
+      CUDA_EMU_STREAM: "lazy",
+    });
+    const failed = outcomes.filter(({ code }) => code !== undefined);
+    for (const { code } of failed) failures.push(code!);
+    assert.ok(failed.length <= 1);
+    for (const { result } of outcomes.filter((outcome) => !failed.includes(outcome))) assert.equal(result, 9);
+  }
+  assert.ok(failures.length > 0 && failures.every((code) => code === "ERR_OUT_OF_MEMORY"), failures.join());
+});
+
 testEmulated("one cudaMalloc that fails is tried again; two are ERR_OUT_OF_MEMORY, and nothing is lost", () => {
   const source = `const before = cudaMemory("cuda:0").used; let x;
     const step = () => { const a = toDevice(floats(1000), "cuda:0"); try { const b = cast(a, "bfloat16"); try { const c = cast(b, "float32"); try { return read(c)[8]; } finally { c.dispose(); } } finally { b.dispose(); } } finally { a.dispose(); } };
