@@ -56,9 +56,9 @@ void cast(const Cast& args) {
   const int64_t chunks = rows * chunks_per_row;
   dispatch_float(args.source.dtype, [&]<typename From>() {
     dispatch_float(args.result.dtype, [&]<typename To>() {
-      call.launch(cast_kernel<From, To>, {.blocks = chunks, .threads = kThreads},
-                  static_cast<const From*>(args.source.data), args.source.row_stride,
-                  static_cast<To*>(args.result.data), args.result.row_stride, columns, chunks_per_row, chunks);
+      call.launch(cast_kernel<From, To>, {.blocks = chunks, .threads = kThreads}, args.source.row<From>(0),
+                  args.source.row_stride, args.result.row<To>(0), args.result.row_stride, columns, chunks_per_row,
+                  chunks);
     });
   });
 }

@@ -59,9 +59,7 @@ struct FusedOp {
     args.logprobs[i] = args.lse[i] = 0.0f;
     if (args.entropy) args.entropy[i] = 0.0f;
   }
-  FAPO_DEVICE T* out(int64_t i) const {
-    return static_cast<T*>(args.grad_logits.data) + i * args.grad_logits.row_stride;
-  }
+  FAPO_DEVICE T* out(int64_t i) const { return args.grad_logits.row<T>(i); }
   FAPO_DEVICE Inputs fetch(int64_t i, float& target_logit) const {
     const Target target = target_of(args.tokens, i);
     if (target.kind == Token::bad) faults.report(Fault::token_id, i);

@@ -121,9 +121,7 @@ struct BackwardOp {
   FAPO_HD const TokenLogits& tokens() const { return args.tokens; }
   FAPO_DEVICE bool loads(int64_t i) const { return !pull_of(args, i, target_of(args.tokens, i)).none(); }
   FAPO_DEVICE void skip(int64_t) const {}
-  FAPO_DEVICE T* out(int64_t i) const {
-    return static_cast<T*>(args.grad_logits.data) + i * args.grad_logits.row_stride;
-  }
+  FAPO_DEVICE T* out(int64_t i) const { return args.grad_logits.row<T>(i); }
   FAPO_DEVICE Inputs fetch(int64_t i, float& target_logit) const {
     const Target target = target_of(args.tokens, i);
     if (target.kind == Token::bad) faults.report(Fault::token_id, i);

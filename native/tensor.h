@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "native/math/host_device.h"
 
@@ -30,6 +31,12 @@ struct BasicMatrix {
   int64_t row_stride = 0;  // elements from row to row
   DType dtype = DType::float32;
   int32_t device = kCpu;  // where the memory lies
+
+  // Row i, in a matrix of T.
+  template <typename T>
+  FAPO_HD auto row(int64_t i) const {
+    return static_cast<std::conditional_t<std::is_const_v<Void>, const T, T>*>(data) + i * row_stride;
+  }
 };
 using Matrix = BasicMatrix<const void>;
 using MutableMatrix = BasicMatrix<void>;

@@ -17,8 +17,8 @@ void cpu::cast(const Cast& args) {
     dispatch_float(args.result.dtype, [&]<typename To>() {
       parallel_for(args.rows, 1, args.rows * args.columns * 8, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
-          const From* source = static_cast<const From*>(args.source.data) + row * args.source.row_stride;
-          To* result = static_cast<To*>(args.result.data) + row * args.result.row_stride;
+          const From* source = args.source.row<From>(row);
+          To* result = args.result.row<To>(row);
           for (int64_t i = 0; i < args.columns; ++i) result[i] = from_float<To>(to_float(source[i]));
         }
       });

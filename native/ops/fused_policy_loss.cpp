@@ -42,7 +42,7 @@ class ForwardBackward {
     i_ = i;
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
-    out_ = static_cast<T*>(args_.grad_logits.data) + i * args_.grad_logits.row_stride;
+    out_ = args_.grad_logits.row<T>(i);
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 

@@ -95,7 +95,7 @@ class Backward {
 
   void start(int64_t i) {
     x_ = args_.tokens.row<T>(i);
-    out_ = static_cast<T*>(args_.grad_logits.data) + i * args_.grad_logits.row_stride;
+    out_ = args_.grad_logits.row<T>(i);
     const int64_t target = counted_target(args_.tokens, i);
     RowPull pull;
     if (target != kIgnored) {

@@ -30,7 +30,7 @@ struct TokenLogits {
 
   template <typename T>
   FAPO_HD const T* row(int64_t i) const {
-    return static_cast<const T*>(logits.data) + i * logits.row_stride;
+    return logits.row<T>(i);
   }
 };
 
