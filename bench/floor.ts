@@ -2,7 +2,7 @@
  * The memory floor: how fast this machine moves memory, on the CPU through the same threads and vector loops as the ops.
  * The buffers are shared by all cases and allocated like those of the ops, so pages are of the same kind.
  */
-import { type Device, tensor, toDevice } from "fapo-kernels";
+import { cast, type Device, tensor, toDevice } from "fapo-kernels";
 
 interface Addon {
   run(op: "memoryFloor", args: FloorArguments): void;
@@ -64,7 +64,7 @@ export function floor(kind: FloorKind, bytes: number, device: Device): () => voi
  * a GPU random, as bits that do not change cost less power.
  */
 function elements(length: number, device: Device): Memory {
-  if (device === "cpu") return new Float32Array(length).fill(1);
+  if (device === "cpu") return cast(tensor(new Float32Array(length).fill(1)), "float32").data as Float32Array;
   const some = Float32Array.from({ length: Math.min(length, 1 << 20) }, () => Math.random() - 0.5);
   if (length <= some.length) return memory("bench", "a buffer", toDevice(tensor(some), device));
   const pattern = new Float32Array(length);

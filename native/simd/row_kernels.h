@@ -11,6 +11,23 @@ namespace fapo {
 struct bf16;
 struct f16;
 
+// y(x) as the loops compute it. Without a cap, where it may be, in one step: y' = x scale - offset, rounded once. As
+// offset is rounded, too, y' = y + residual for all x, and whoever called makes that good in float64.
+struct RowMap : ExpMap {
+  float offset;
+  bool fused;
+
+  // `can_fuse`: the kernels have a fused multiply-add. Far from 0 the residual would not be small.
+  RowMap(const LogitScale& logit_scale, float reference, bool can_fuse)
+      : ExpMap(from(logit_scale, reference)), offset(reference * scale) {
+    constexpr float kFar = 4096.0f;
+    fused = can_fuse && !logit_scale.capped() && offset < kFar && offset > -kFar;
+  }
+  double residual() const {
+    return fused ? static_cast<double>(reference) * static_cast<double>(scale) - static_cast<double>(offset) : 0.0;
+  }
+};
+
 struct PartialSum {
   double sum;       // of 2^y
   double weighted;  // of 2^y * y, when asked for
@@ -24,15 +41,15 @@ struct GradientMap {
 
 template <typename T>
 struct RowKernels {
-  using Sum = PartialSum (*)(const T* x, int64_t n, const ExpMap& map);
+  using Sum = PartialSum (*)(const T* x, int64_t n, const RowMap& map);
   // [cap][entropy][checked]: checked stops at the headroom; otherwise the reference is known to be high enough.
   Sum sum_exp[2][2][2];
   // As sum_exp[0][0][checked], and leaves 2^y in place of x. float32 alone, null otherwise.
-  PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const ExpMap& map);
+  PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const RowMap& map);
   // The largest element, -Infinity for n = 0. A NaN may be passed over: it comes out of the sum.
   float (*max)(const T* x, int64_t n);
   // [cap][entropy]; out may be x. `streamed`: stores past the caches, for outputs that do not fit them.
-  void (*gradient[2][2])(T* out, const T* x, int64_t n, const ExpMap& map, GradientMap gradient, bool streamed);
+  void (*gradient[2][2])(T* out, const T* x, int64_t n, const RowMap& map, GradientMap gradient, bool streamed);
   // x *= factor; float32 alone, null otherwise.
   void (*scale)(T* x, int64_t n, float factor);
   // A copy past the caches, for measuring memory; float32 alone, null otherwise.
@@ -41,6 +58,7 @@ struct RowKernels {
 
 struct IsaKernels {
   const char* name;
+  bool fused_multiply_add;
   RowKernels<float> float32;
   RowKernels<bf16> bfloat16;
   RowKernels<f16> float16;

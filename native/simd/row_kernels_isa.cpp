@@ -77,12 +77,15 @@ struct Tail {
   }
 };
 
-struct Mapping {
-  Vec reference, scale, limit, cap_scale, p, q, two_pq;
+enum class Map { fused, difference, capped };  // see RowMap
 
-  INLINE explicit Mapping(const ExpMap& m)
+struct Mapping {
+  Vec reference, scale, minus_offset, limit, cap_scale, p, q, two_pq;
+
+  INLINE explicit Mapping(const RowMap& m)
       : reference(Vec::of(m.reference)),
         scale(Vec::of(m.scale)),
+        minus_offset(Vec::of(-m.offset)),
         limit(Vec::of(m.cap_limit)),
         cap_scale(Vec::of(m.cap_scale)),
         p(Vec::of(m.p)),
@@ -110,9 +113,11 @@ INLINE void exp2_and_expm1(Vec w, Vec& e, Vec& m) {
 }
 
 // x -> y, and under a cap the slope 4 p q E / (q + p E)^2 = 1 - tanh^2.
-template <bool kCapped>
+template <Map kMap>
 INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& map) {
-  if constexpr (!kCapped) {
+  if constexpr (kMap == Map::fused) {
+    UNROLL for (int u = 0; u < kUnroll; ++u) x[u] = fmadd(x[u], map.scale, map.minus_offset);
+  } else if constexpr (kMap == Map::difference) {
     UNROLL for (int u = 0; u < kUnroll; ++u) x[u] = (x[u] - map.reference) * map.scale;
   } else {
     UNROLL for (int u = 0; u < kUnroll; ++u) {
@@ -131,7 +136,7 @@ INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& 
 }
 
 // The greatest logit whose run is within kRunHeadroom whatever the others are up to there.
-INLINE float surely_fits(const ExpMap& map) {
+INLINE float surely_fits(const RowMap& map) {
   const float x = map.reference + kRunSafe / map.scale;
   return (x - map.reference) * map.scale < kRunSafe + 0.25f ? x : map.reference;  // rounded far up beside a large one
 }
@@ -149,9 +154,9 @@ INLINE Vec greatest(const T* p, int64_t groups) {
   return max(max(top[0], top[1]), max(top[2], top[3]));
 }
 
-template <typename T, bool kCapped, bool kEntropy, bool kChecked, bool kInPlace>
-INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
-  const Mapping map(exp_map);
+template <typename T, Map kMap, bool kEntropy, bool kChecked, bool kInPlace>
+INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
+  const Mapping map(row_map);
   const Exp2 exp2;
   // How logits beyond the headroom are found. A maximum per vector costs loops that are bound by arithmetic: AVX-512
   // looks at sums afterwards, and puts back what was overwritten where it might have to. Narrower vectors would pay
@@ -161,7 +166,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   constexpr bool kPerRun = kChecked && !kPerBlock && !kPerVector;
   constexpr bool kSaves = kPerRun && kInPlace;
   alignas(64) T saved[kSaves ? kShort * kGroup : 1];
-  const float fitting = kSaves ? surely_fits(exp_map) : 0.0f;
+  const float fitting = kSaves ? surely_fits(row_map) : 0.0f;
   PartialSum total{0.0, 0.0, n};
   bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
   for (int64_t block = 0; block < n; block += kBlock) {
@@ -176,7 +181,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
         Vec y[kUnroll], unused[kUnroll], exponent[kUnroll];
         load(p, y);
         if constexpr (kCopies) store<false>(saved + g * kGroup, y);
-        map_logits<kCapped>(y, unused, map);
+        map_logits<kMap>(y, unused, map);
         if constexpr (kPerVector) {
           const Vec top = max(max(y[0], y[1]), max(y[2], y[3]));
           if (__builtin_expect(any_above(top, Vec::of(kHeadroom)), 0)) return g;
@@ -257,15 +262,30 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const ExpMap& exp_map) {
   return total;
 }
 
+// Calls fn with the way in which logits are mapped.
+template <bool kCapped, typename Fn>
+INLINE auto with_map(const RowMap& map, const Fn& fn) {
+  if constexpr (kCapped) return fn.template operator()<Map::capped>();
+  if constexpr (Vec::kFusedMultiplyAdd) {
+    if (map.fused) return fn.template operator()<Map::fused>();
+  }
+  return fn.template operator()<Map::difference>();
+}
+
 template <typename T, bool kCapped, bool kEntropy, bool kChecked>
-PartialSum sum_exp(const T* x, int64_t n, const ExpMap& map) {
-  // Only the in-place variant writes.
-  return sum_exp_loop<T, kCapped, kEntropy, kChecked, false>(const_cast<T*>(x), n, map);
+PartialSum sum_exp(const T* x, int64_t n, const RowMap& map) {
+  return with_map<kCapped>(
+      map, [&]<Map kMap>() __attribute__((always_inline)) {
+        // Only the in-place variant writes.
+        return sum_exp_loop<T, kMap, kEntropy, kChecked, false>(const_cast<T*>(x), n, map);
+      });
 }
 
 template <bool kChecked>
-PartialSum sum_exp_in_place(float* x, int64_t n, const ExpMap& map) {
-  return sum_exp_loop<float, false, false, kChecked, true>(x, n, map);
+PartialSum sum_exp_in_place(float* x, int64_t n, const RowMap& map) {
+  return with_map<false>(
+      map, [&]<Map kMap>()
+               __attribute__((always_inline)) { return sum_exp_loop<float, kMap, false, kChecked, true>(x, n, map); });
 }
 
 template <typename T>
@@ -276,17 +296,18 @@ float max_of(const T* x, int64_t n) {
   return horizontal_max(top);
 }
 
-template <typename T, bool kCapped, bool kEntropy, bool kStreamed>
+template <typename T, Map kMap, bool kEntropy, bool kStreamed>
 INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient) {
   const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
   // Of float32 the product is taken last, as scale() takes it: in place and out of place give the same bits.
+  constexpr bool kCapped = kMap == Map::capped;
   constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
   const Exp2 exp2;
   const ShortExp2 short_exp2(constant);
   const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);
-    map_logits<kCapped>(y, slope, map);
+    map_logits<kMap>(y, slope, map);
     if constexpr (kRounded) {
       short_exp2(y);
     } else {
@@ -323,13 +344,16 @@ int64_t before_line(const T* p, int64_t n) {
 }
 
 template <typename T, bool kCapped, bool kEntropy>
-void gradient(T* out, const T* x, int64_t n, const ExpMap& exp_map, GradientMap g, bool streamed) {
-  const Mapping map(exp_map);
+void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap g, bool streamed) {
+  const Mapping map(row_map);
   const int64_t head = before_line(out, n);
-  gradient_loop<T, kCapped, kEntropy, false>(out, x, head, map, g);
-  if (!streamed) return gradient_loop<T, kCapped, kEntropy, false>(out + head, x + head, n - head, map, g);
-  gradient_loop<T, kCapped, kEntropy, true>(out + head, x + head, n - head, map, g);
-  stream_fence();
+  with_map<kCapped>(
+      row_map, [&]<Map kMap>() __attribute__((always_inline)) {
+        gradient_loop<T, kMap, kEntropy, false>(out, x, head, map, g);
+        if (!streamed) return gradient_loop<T, kMap, kEntropy, false>(out + head, x + head, n - head, map, g);
+        gradient_loop<T, kMap, kEntropy, true>(out + head, x + head, n - head, map, g);
+        stream_fence();
+      });
 }
 
 void scale(float* x, int64_t n, float factor) {
@@ -391,6 +415,7 @@ constexpr RowKernels<float> float_kernels() {
 }  // namespace
 
 extern const IsaKernels kernels;
-const IsaKernels kernels = {FAPO_TEXT(FAPO_ISA), float_kernels(), kernels_of<bf16>(), kernels_of<f16>()};
+const IsaKernels kernels = {FAPO_TEXT(FAPO_ISA), Vec::kFusedMultiplyAdd, float_kernels(), kernels_of<bf16>(),
+                            kernels_of<f16>()};
 
 }  // namespace fapo::FAPO_ISA

@@ -55,17 +55,11 @@ class CpuSoftmaxRow {
 
   void measure(const T* x, int64_t part, bool entropy) {
     const auto& sum_exp = kernels_.sum_exp[scale_.capped()][entropy];
-    state_[part] = measured(x, part, [&](bool checked, const T* from, int64_t n, const ExpMap& map) {
-      return sum_exp[checked](from, n, map);
-    });
+    state_[part] = measured(x, part, entropy, sum_exp);
   }
 
   // As measure, and leaves 2^y in place of the logits, for scale_in_place. float32 without a cap alone.
-  void measure_in_place(T* x, int64_t part) {
-    state_[part] = measured(x, part, [&](bool checked, const T* from, int64_t n, const ExpMap& map) {
-      return kernels_.sum_exp_in_place[checked](const_cast<T*>(from), n, map);
-    });
-  }
+  void measure_in_place(T* x, int64_t part) { state_[part] = measured(x, part, false, kernels_.sum_exp_in_place); }
 
   void finish(bool entropy) {
     const SoftmaxRow row = merged();
@@ -104,7 +98,7 @@ class CpuSoftmaxRow {
   void gradient(T* out, const T* x, int64_t part, bool streamed) const {
     const auto& kernel = kernels_.gradient[scale_.capped()][pull_.entropy != 0.0];
     each_segment(out, part, [&](int64_t begin, int64_t n, float reference, const GradientMap& map) {
-      kernel(out + begin, x + begin, n, ExpMap::from(scale_, reference), map, streamed);
+      kernel(out + begin, x + begin, n, map_from(reference), map, streamed);
     });
   }
 
@@ -125,12 +119,16 @@ class CpuSoftmaxRow {
 
   std::span<Part> parts() { return {state_, static_cast<size_t>(parts_.count)}; }
 
-  template <typename SumExp>
-  Part measured(const T* x, int64_t part, const SumExp& sum_exp) const {
+  RowMap map_from(float reference) const { return {scale_, reference, isa_kernels().fused_multiply_add}; }
+
+  // sum_exp[checked]
+  template <typename X, typename SumExp>
+  Part measured(X* x, int64_t part, bool entropy, const SumExp& sum_exp) const {
     constexpr Part kInvalid = {{NAN, NAN}, 0, {0.0f, 0.0f}};
-    const T* const from = x + parts_.begin(part);
-    const int64_t n = parts_.size(part);
+    const int64_t begin = parts_.begin(part), n = parts_.size(part);
+    X* const from = x + begin;
     float low = reference_;
+    bool has_low = static_cast<double>(low) == target_logit_ && begin <= target_ && target_ < begin + n;
     if (poor_reference(scale_, low)) {
       // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
       // it.
@@ -138,16 +136,34 @@ class CpuSoftmaxRow {
       const float maximum = kernels_.max(from, n);
       if (maximum == INFINITY) return kInvalid;
       low = maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum);
+      has_low = low == maximum;
     }
-    const PartialSum first = sum_exp(true, from, n, ExpMap::from(scale_, low));
-    const ExpSum sum{first.sum, first.weighted};
+    const RowMap low_map = map_from(low);
+    const PartialSum first = sum_exp[1](from, n, low_map);
+    if (has_low && first.end < n) has_low = target_ < begin + first.end;
+    const ExpSum sum = exact(first, low_map, has_low, entropy);
     if (first.end == n) return {sum, n, {low, low}};
     const int64_t split = first.end;
     const float maximum = kernels_.max(from + split, n - split);
     if (!std::isfinite(maximum)) return kInvalid;
     const float high = well_placed(scale_, maximum);
-    const PartialSum rest = sum_exp(false, from + split, n - split, ExpMap::from(scale_, high));
-    return {sum.rebased(scale_.log2_ratio(high, low)) + ExpSum{rest.sum, rest.weighted}, split, {low, high}};
+    const RowMap high_map = map_from(high);
+    const PartialSum rest = sum_exp[0](from + split, n - split, high_map);
+    return {sum.rebased(scale_.log2_ratio(high, low)) + exact(rest, high_map, high == maximum, entropy),
+            split,
+            {low, high}};
+  }
+
+  // A sum without the residual of its map. The term of the reference itself, where it is among the summed ones, is
+  // exactly 1 again: where it is the only one, log-prob and entropy are 0.
+  ExpSum exact(const PartialSum& partial, const RowMap& map, bool has_reference, bool entropy) const {
+    const ExpSum sum{partial.sum, partial.weighted};
+    const double residual = map.residual();
+    if (residual == 0.0) return sum;
+    if (!has_reference) return sum.rebased(residual);
+    const T reference = from_float<T>(map.reference);
+    const PartialSum one = kernels_.sum_exp[0][entropy][0](&reference, 1, map);
+    return ExpSum{sum.sum - one.sum, sum.weighted - one.weighted}.rebased(residual) + ExpSum{1.0, 0.0};
   }
 
   // The whole row, measured from the highest reference of a part that is not all masked.
@@ -172,8 +188,9 @@ class CpuSoftmaxRow {
   }
 
   GradientMap gradient_from(float reference) const {
-    const RowGradient g = RowGradient::from(pull_, log2_sum_ + shift_from(reference),
-                                            pull_.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
+    const double shift = shift_from(reference) + map_from(reference).residual();
+    const RowGradient g =
+        RowGradient::from(pull_, log2_sum_ + shift, pull_.entropy == 0.0 ? 0.0 : entropy_, scale_.temperature);
     return {as_factor(g.constant), as_factor(g.linear)};
   }
 

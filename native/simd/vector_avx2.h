@@ -2,6 +2,7 @@
 
 struct Vec {
   static constexpr int kLanes = 8;
+  static constexpr bool kFusedMultiplyAdd = true;
   __m256 v;
 
   INLINE static Vec of(float x) { return {_mm256_set1_ps(x)}; }

@@ -3,6 +3,7 @@
 
 struct Vec {
   static constexpr int kLanes = 16;
+  static constexpr bool kFusedMultiplyAdd = true;
   __m512 v;
 
   INLINE static Vec of(float x) { return {_mm512_set1_ps(x)}; }

@@ -7,6 +7,11 @@ typedef uint32_t U4 __attribute__((vector_size(16)));
 
 struct Vec {
   static constexpr int kLanes = 4;
+#if defined(__aarch64__)
+  static constexpr bool kFusedMultiplyAdd = true;
+#else
+  static constexpr bool kFusedMultiplyAdd = false;
+#endif
   F4 v;
 
   INLINE static Vec of(float x) { return {F4{x, x, x, x}}; }
