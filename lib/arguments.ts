@@ -334,7 +334,9 @@ export class Arguments {
 }
 
 function isSameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((size, i) => size === b[i]);
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 function elementsOf(array: readonly unknown[]): unknown[] {
