@@ -37,6 +37,8 @@ export interface Prepared {
   call(): void;
   /** Makes the inputs fresh again before each call, outside the timed part. */
   restore?: () => void;
+  /** The large tensors, for the floor: what is read, and what is written where that is another. */
+  moves?: { source: Tensor; target?: Tensor };
   peers: readonly Peer[];
   problem?: Problem;
 }

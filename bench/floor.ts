@@ -1,8 +1,9 @@
 /**
- * The memory floor: how fast this machine moves memory, on the CPU through the same threads and vector loops as the ops.
- * The buffers are shared by all cases and allocated like those of the ops, so pages are of the same kind.
+ * The memory floor: how fast this machine moves memory, on the CPU through the same threads and vector loops as the ops,
+ * and over the same memory where a case says which: where its pages lie makes a tenth of the time.
  */
-import { cast, type Device, tensor, toDevice } from "fapo-kernels";
+import { type Device, type Tensor, tensor, toDevice } from "fapo-kernels";
+import type { Prepared } from "./case.ts";
 
 interface Addon {
   run(op: "memoryFloor", args: FloorArguments): void;
@@ -39,24 +40,32 @@ interface Buffers {
 const buffersOf = new Map<Device, Buffers>();
 
 /** A call that moves `bytes` in all, read and written ones together. */
-export function floor(kind: FloorKind, bytes: number, device: Device): () => void {
-  const length = Math.ceil(bytes / (kind === "read" ? 4 : 8));
+export function floor(kind: FloorKind, bytes: number, device: Device, moves?: Prepared["moves"]): () => void {
+  const length = Math.floor(bytes / (kind === "read" ? 4 : 8));
   const buffers = buffersOf.get(device) ?? {
     source: elements(0, device),
     target: elements(0, device),
     result: elements(1, device),
   };
   buffersOf.set(device, buffers);
-  if (buffers.source.length < length) buffers.source = elements(length, device);
-  if (kind === "copy" && buffers.target.length < length) buffers.target = elements(length, device);
+  if (!moves && buffers.source.length < length) buffers.source = elements(length, device);
+  if (!moves && kind === "copy" && buffers.target.length < length) buffers.target = elements(length, device);
+  const target = moves?.target ? floats(moves.target) : buffers.target;
   const args = {
     device: device === "cpu" ? -1 : Number(device.slice("cuda:".length)),
     kind: kindIds[kind],
-    data: first(buffers.source, length),
-    destination: kind === "copy" ? first(buffers.target, length) : undefined,
+    data: first(moves ? floats(moves.source) : buffers.source, length),
+    destination: kind === "copy" ? first(target, length) : undefined,
     result: buffers.result,
   };
   return () => run("memoryFloor", args);
+}
+
+/** The memory of a tensor of any dtype, as float32: what the bits mean makes no difference to the time. */
+function floats(of: Tensor): Memory {
+  if (of.device !== "cpu") return memory("bench", "a tensor", of);
+  const { buffer, byteOffset, byteLength } = of.data;
+  return new Float32Array(buffer, byteOffset, Math.floor(byteLength / 4));
 }
 
 /**
@@ -64,7 +73,7 @@ export function floor(kind: FloorKind, bytes: number, device: Device): () => voi
  * a GPU random, as bits that do not change cost less power.
  */
 function elements(length: number, device: Device): Memory {
-  if (device === "cpu") return cast(tensor(new Float32Array(length).fill(1)), "float32").data as Float32Array;
+  if (device === "cpu") return new Float32Array(length).fill(1);
   const some = Float32Array.from({ length: Math.min(length, 1 << 20) }, () => Math.random() - 0.5);
   if (length <= some.length) return memory("bench", "a buffer", toDevice(tensor(some), device));
   const pattern = new Float32Array(length);

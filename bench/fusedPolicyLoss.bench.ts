@@ -91,6 +91,7 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
     call,
     // In place: a second call would read the gradients that the first one left instead of logits.
     ...(inPlace && { restore: batch.restore }),
+    moves: { source: logits, target: out.gradLogits },
     peers: [plainPeer()],
     ...(inPlace && !special && { problem: problem() }),
   };

@@ -105,16 +105,16 @@ export async function measure(
   options: RoundOptions,
   others?: Peers,
 ): Promise<Measurement> {
-  const { call, restore, peers, problem } = benchCase.prepare();
+  const { call, restore, moves, peers, problem } = benchCase.prepare();
   const { device } = benchCase;
   const kind = benchCase.overhead ? undefined : benchCase.floor;
   setThreads(threads);
   for (const peer of peers) peer.check();
   const contenders: Contender[] = [{ name: "op", restore, sample: sampler(call, device) }];
   if (kind) {
-    const sample = sampler(floor(kind, benchCase.bytes, device), device);
-    contenders.unshift({ name: "floor before", sample });
-    contenders.push({ name: "floor after", sample });
+    const sample = sampler(floor(kind, benchCase.bytes, device, moves), device);
+    contenders.unshift({ name: "floor before", restore, sample });
+    contenders.push({ name: "floor after", restore, sample });
   }
   // One thread of the host says nothing about a GPU.
   const timed = device === "cpu" ? peers : [];

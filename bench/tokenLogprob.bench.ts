@@ -96,7 +96,7 @@ function prepareForward({ logits, tokenIds }: VocabBatch, variant: Variant): Pre
     return out;
   };
   const problem = variant === "" && { problem: { kind: "tokenLogprob" as const, logits, tokenIds, results } };
-  return { call, peers: [peer], ...problem };
+  return { call, moves: { source: logits }, peers: [peer], ...problem };
 }
 
 function backward(shape: VocabShape, dtype: FloatDType, device: Device, inPlace: boolean): BenchCase {
@@ -145,5 +145,5 @@ function prepareBackward(batch: VocabBatch, dtype: FloatDType, inPlace: boolean)
       restore();
     },
   };
-  return { call, ...(inPlace && { restore }), peers: [peer] };
+  return { call, ...(inPlace && { restore }), moves: { source: logits, target: gradLogits }, peers: [peer] };
 }
