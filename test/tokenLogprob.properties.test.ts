@@ -5,7 +5,15 @@ import fc from "fast-check";
 import { roundTo } from "./reference/halves.ts";
 import { batchOf, type LogitsBatch, logitsTensor, normalBatch, rowOf, spread } from "./support/logits.ts";
 import { assertSameOutputs, names, type Outputs, runBoth, type Upstream, upstreamOf } from "./support/tokenLogprob.ts";
-import { assertClose, assertSameBits, type FloatDType, forEachDevice, rng, type TestDevice } from "./support.ts";
+import {
+  assertClose,
+  assertSameBits,
+  type FloatDType,
+  floatDTypes,
+  forEachDevice,
+  rng,
+  type TestDevice,
+} from "./support.ts";
 import { entropyTolerance, logprobTolerance, totalProbabilityTolerance } from "./tolerances.ts";
 
 /** Rows of a batch, in the order given. */
@@ -99,6 +107,26 @@ forEachDevice("any split of the rows over calls gives the same bits", (device) =
     }
   });
   holds(device, property, 1000);
+});
+
+forEachDevice("asking for the entropy changes no bit of the rest, however unlikely the target", (device) => {
+  for (const dtype of floatDTypes) {
+    const vocab = 5000;
+    const batch = normalBatch(41, vocab, dtype, { sigma: 1 });
+    const values = batch.values.slice();
+    // The likeliest id of row i, wherever it is, lies i / 2 above the target.
+    for (let i = 0; i < 41; i++) {
+      values[i * vocab + batch.tokenIds[i]!] = 0;
+      values[i * vocab + ((i * 977) % vocab)] = i / 2;
+    }
+    const { data, tokenIds } = batchOf(values, 41, vocab, dtype, batch.tokenIds);
+    const options = { logits: device.tensor(data, { shape: [41, vocab], dtype }), tokenIds };
+    const plain = tokenLogprob(options);
+    const withEntropy = tokenLogprob({ ...options, entropy: true });
+    for (const name of ["logprobs", "lse"] as const) {
+      assertSameBits(device.read(withEntropy[name]), device.read(plain[name]), `${name}, ${dtype}`);
+    }
+  }
 });
 
 forEachDevice("a constant added to a row changes nothing, where the shifted logits are exact", (device) => {

@@ -27,9 +27,6 @@ struct ExpMap {
   }
 };
 
-// Terms up to 2^kHeadroom above the reference keep the full precision of float32 sums and products.
-constexpr float kHeadroom = 8.0f;
-
 // Measured from a logit in the saturation of the cap, others have exponents of up to 2^58 on their way, whose rounding
 // alone is 2e-6 of the result. From the lower saturation it is better to go by the maximum, and in the upper one any
 // point will do that is close to it in z: tanh(3) is 0.995.
@@ -39,8 +36,8 @@ FAPO_HD bool poor_reference(const LogitScale& scale, double x) {
 FAPO_HD float well_placed(const LogitScale& scale, float x) {
   const auto highest = static_cast<float>(3.0 * scale.softcap);
   if (!scale.capped() || !(x > highest)) return x;
-  // Not for a temperature far below the cap.
-  return scale.log2_ratio(x, highest) < 0.5 * static_cast<double>(kHeadroom) ? highest : x;
+  constexpr double kNear = 4.0;  // in base 2; farther where the temperature is far below the cap
+  return scale.log2_ratio(x, highest) < kNear ? highest : x;
 }
 
 }  // namespace fapo
