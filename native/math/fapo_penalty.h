@@ -21,13 +21,13 @@ struct FapoReward {
   bool valid;
 };
 
-// `flawed`: 1 flawed, 0 sound, -1 unknown; looked at only where the answer is right.
+// `flawed`: 1 flawed, 0 sound, -1 unknown; of no effect where the answer is wrong. Without branches: verdicts are as
+// good as random, and a branch that is guessed wrong takes longer than all of this.
 FAPO_HD FapoReward fapo_reward(bool correct, int flawed, const FapoPenaltyParams& p) {
-  if (!correct) return {p.reward_wrong, true};
   const bool unknown = flawed < 0;
-  const bool penalised = flawed > 0 || (unknown && p.unknown_verdict == UnknownVerdict::flawed);
-  return {p.reward_correct - (penalised ? p.flawed_penalty : 0.0),
-          !(unknown && p.unknown_verdict == UnknownVerdict::exclude)};
+  const bool penalised = (flawed > 0) | (unknown & (p.unknown_verdict == UnknownVerdict::flawed));
+  const double rewards[] = {p.reward_wrong, p.reward_correct, p.reward_correct - p.flawed_penalty};
+  return {rewards[correct * (1 + penalised)], !(correct & unknown & (p.unknown_verdict == UnknownVerdict::exclude))};
 }
 
 // min(-(length - (max_length - buffer)) / buffer * factor, 0); not clamped below, as in verl.

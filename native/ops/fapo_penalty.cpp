@@ -16,7 +16,7 @@ void check_verdicts(const FapoPenalty& a) {
   const bool verdicts = a.correct.device == kCpu && a.flawed.device == kCpu;
   const bool lengths = a.response_lengths && a.response_lengths.device == kCpu;
   for (int64_t i = 0; i < a.sequences; ++i) {
-    const int verdict = verdicts && load_once(a.correct[i]) != 0 ? load_once(a.flawed[i]) : 0;
+    const int verdict = verdicts ? load_once(a.flawed[i]) * (load_once(a.correct[i]) != 0) : 0;
     if (verdict < -1 || verdict > 1) {
       throw Error("ERR_INVALID_ARGUMENT", "expected flawed[" + std::to_string(i) +
                                               "] to be 1 (flawed), 0 (sound) or -1 (unknown), got " +
@@ -36,7 +36,8 @@ void fapo_penalty(const FapoPenalty& args) {
 }
 
 void cpu::fapo_penalty(const FapoPenalty& args) {
-  for (int64_t i = 0; i < args.sequences; ++i) fapo_penalty_sequence(args, i);
+  const FapoPenalty own = args;  // which what is written cannot alias
+  for (int64_t i = 0; i < own.sequences; ++i) fapo_penalty_sequence(own, i);
 }
 
 }  // namespace fapo

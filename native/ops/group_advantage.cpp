@@ -81,11 +81,12 @@ void group_advantage(const GroupAdvantage& args) {
   run_on(args.device, &Backend::group_advantage, args);
 }
 
-void cpu::group_advantage(const GroupAdvantage& a) {
+void cpu::group_advantage(const GroupAdvantage& args) {
+  const GroupAdvantage a = args;  // which what is written cannot alias
   const Members& members = members_of(a.grouping);
   thread_local std::vector<GroupStats> stats;
   const auto groups = static_cast<size_t>(a.grouping.groups);
-  stats.assign(groups, GroupStats{});
+  stats.resize(groups);
   const auto is_valid = [&](int64_t i) { return !a.valid || a.valid[i] != 0; };
   const auto for_valid = [&](size_t k, auto&& fn) {
     for (int64_t n = members.begin[k]; n < members.begin[k + 1]; ++n) {
@@ -97,7 +98,7 @@ void cpu::group_advantage(const GroupAdvantage& a) {
   int64_t batch_count = 0;
   double batch_sum = 0.0;
   for (size_t k = 0; k < groups; ++k) {
-    GroupStats& s = stats[k];
+    GroupStats s;
     double sum = 0.0, first = 0.0;
     for_valid(k, [&](int64_t i) {
       const double reward = a.rewards[i];
@@ -109,6 +110,7 @@ void cpu::group_advantage(const GroupAdvantage& a) {
     });
     if (s.finite) batch_sum += sum, batch_count += s.count;
     s.mean = !s.finite ? NAN : s.count == 0 ? 0.0 : s.constant ? first : sum / static_cast<double>(s.count);
+    stats[k] = s;
   }
 
   const double batch_mean = batch_count ? batch_sum / static_cast<double>(batch_count) : 0.0;
@@ -127,7 +129,7 @@ void cpu::group_advantage(const GroupAdvantage& a) {
 
   for (size_t k = 0; k < groups; ++k) {
     const auto group = static_cast<int64_t>(k);
-    const GroupStats& s = stats[k];
+    const GroupStats s = stats[k];
     const bool raw = s.finite && s.count == 1 && a.params.singleton == Singleton::raw;
     a.group_mean[group] = static_cast<float>(raw ? 0.0 : s.mean);
     a.group_std[group] = static_cast<float>(raw ? 1.0 : s.std);

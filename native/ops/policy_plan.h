@@ -61,15 +61,19 @@ class PolicyPlan {
     constexpr int64_t kBytesLike = 256;  // one token takes as long as this much memory
     parallel_for(tokens_, kPart, tokens_ * kBytesLike, [&](int64_t begin, int64_t end) {
       PolicySums sums;  // of its own: parts side by side in memory would share cache lines between threads
-      for (int64_t i = begin; i < end; ++i) {
-        if (!counts(i)) {
-          each(i, 0.0);
-          continue;
-        }
+      for (int64_t i = begin; i < end;) {
         const int64_t sequence = sequence_of(i);
-        const TokenLoss token = batch_.token(i, sequence, logprob(i));
-        sums.add(token, weight(sequence), entropy(i), batch_.entropy_coef);
-        each(i, token.loss.grad * weight(sequence));
+        const int64_t sequence_end = sequence < 0 ? end : buffers_->begin[static_cast<size_t>(sequence) + 1];
+        const double its_weight = weight(sequence);
+        for (const int64_t until = std::min(sequence_end, end); i < until; ++i) {
+          if (!counts(i)) {
+            each(i, 0.0);
+            continue;
+          }
+          const TokenLoss token = batch_.token(i, sequence, logprob(i));
+          sums.add(token, its_weight, entropy(i), batch_.entropy_coef);
+          each(i, token.loss.grad * its_weight);
+        }
       }
       parts[static_cast<size_t>(begin / kPart)] = sums;
     });
