@@ -85,7 +85,9 @@ export async function bench(argv: readonly string[]): Promise<number> {
 
   exposeGc();
   const { isa } = cpu;
-  console.log(`${isa}, Node ${process.versions.node}; ms of one call: CPU time with one thread, wall time with more\n`);
+  console.log(
+    `${isa}, Node ${process.versions.node}; ms of one call: CPU time with one thread, wall time with more and for calls on almost nothing\n`,
+  );
   const results: Measurement[] = [];
   const others = values.peers ? await Peers.start(where, console.log) : undefined;
   try {

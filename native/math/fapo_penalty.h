@@ -27,7 +27,8 @@ FAPO_HD FapoReward fapo_reward(bool correct, int flawed, const FapoPenaltyParams
   const bool unknown = flawed < 0;
   const bool penalised = (flawed > 0) | (unknown & (p.unknown_verdict == UnknownVerdict::flawed));
   const double rewards[] = {p.reward_wrong, p.reward_correct, p.reward_correct - p.flawed_penalty};
-  return {rewards[correct * (1 + penalised)], !(correct & unknown & (p.unknown_verdict == UnknownVerdict::exclude))};
+  const int which = correct * (1 + penalised);
+  return {rewards[which], !(correct & unknown & (p.unknown_verdict == UnknownVerdict::exclude))};
 }
 
 // min(-(length - (max_length - buffer)) / buffer * factor, 0); not clamped below, as in verl.
