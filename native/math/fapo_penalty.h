@@ -21,14 +21,13 @@ struct FapoReward {
   bool valid;
 };
 
-// `flawed`: 1 flawed, 0 sound, -1 unknown; of no effect where the answer is wrong. Without branches: verdicts are as
-// good as random, and a branch that is guessed wrong takes longer than all of this.
+// `flawed`: 1 flawed, 0 sound, -1 unknown; of no effect where the answer is wrong. No branches: verdicts are random.
 FAPO_HD FapoReward fapo_reward(bool correct, int flawed, const FapoPenaltyParams& p) {
   const bool unknown = flawed < 0;
   const bool penalised = (flawed > 0) | (unknown & (p.unknown_verdict == UnknownVerdict::flawed));
-  const double rewards[] = {p.reward_wrong, p.reward_correct, p.reward_correct - p.flawed_penalty};
-  const int which = correct * (1 + penalised);
-  return {rewards[which], !(correct & unknown & (p.unknown_verdict == UnknownVerdict::exclude))};
+  const bool excluded = correct & unknown & (p.unknown_verdict == UnknownVerdict::exclude);
+  const double of_right = p.reward_correct - choose(penalised, p.flawed_penalty, 0.0);
+  return {choose(correct, of_right, p.reward_wrong), !excluded};
 }
 
 // min(-(length - (max_length - buffer)) / buffer * factor, 0); not clamped below, as in verl.
