@@ -91,7 +91,7 @@ export interface PeerResult {
  * The cost of a call is V8's doing: what the cases before taught it about the same functions it unlearns first, on threads
  * whose time is the process's. So there are more rounds, and the clock is that of the wall.
  */
-const overhead = { rounds: 41, warmupMs: 400 };
+export const overhead = { rounds: 41, warmupMs: 400 };
 
 /** Runs a case once and compares it with its peers: for devices whose times would mean nothing. */
 export function agree(benchCase: BenchCase): void {

@@ -4,7 +4,7 @@ import { parseArgs } from "node:util";
 import { type Device, devices } from "fapo-kernels";
 import { actionBenchmark } from "./action.ts";
 import { type CaseOptions, type FloatDType, floatDTypes, type VocabShape } from "./case.ts";
-import { agree, exposeGc, type Measurement, measure, type RoundOptions } from "./harness.ts";
+import { agree, exposeGc, type Measurement, measure, overhead, type RoundOptions } from "./harness.ts";
 import { Peers } from "./peers.ts";
 import { defaultFile, defaultFileOf, header, makeReport, peerRows, row, shown, title, writeJson } from "./report.ts";
 import { cudaShapes, emulatedShapes, inOrderOfData, ops, quickShapes, shapes } from "./suite.ts";
@@ -20,7 +20,7 @@ const help = `Usage: fapo-kernels bench [options]
   --devices a,b     cpu, cuda:0, … (default cpu, and cuda:0 where it is real); an emulated GPU is compared, never timed
   --threads 1,2     on the CPU a run for each (default 1 and all cores)
   --filter text     only cases with this text in "op (variant) shape dtype"
-  --rounds n        how often floor, op and peers take turns (default ${full.rounds})
+  --rounds n        how often floor, op and peers take turns (default ${full.rounds}; for the cost of a call ${overhead.rounds})
   --quick           small and short, to see that it works; its numbers mean little
   --peers           also beside PyTorch, onnxruntime-node and TensorFlow.js, where they are; in the repository only
   --json [file]     also write a report (default ${shown(defaultFile("<date>", "<cpu>", "<isa>"))})

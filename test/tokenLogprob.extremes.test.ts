@@ -1,11 +1,11 @@
 /** tokenLogprob and tokenLogprobBackward at the ends of what numbers can be. */
 import assert from "node:assert/strict";
-import { tensor } from "fapo-kernels";
+import { tensor, tokenLogprob } from "fapo-kernels";
 import { logprobOf, softmaxRow } from "./reference/softmax.ts";
-import { batchOf, normalBatch, rowOf } from "./support/logits.ts";
+import { batchOf, logitsTensor, normalBatch, rowOf } from "./support/logits.ts";
 import { checkFiniteRow, runBoth } from "./support/tokenLogprob.ts";
 import { assertClose, forEachDevice } from "./support.ts";
-import { entropyTolerance, logprobTolerance } from "./tolerances.ts";
+import { entropyTolerance, logprobTolerance, madeUpEntropyTolerance } from "./tolerances.ts";
 
 forEachDevice("logits as far apart as float32 allows stay right", (device) => {
   for (const huge of [1e30, 3e38]) {
@@ -96,8 +96,8 @@ forEachDevice("gradients of 16 bits overflow to infinity and underflow to 0 by r
 
 forEachDevice("rows of equal logits, a little above or below the target, add up without drift", (device) => {
   for (const vocab of [300, 2048, 8192]) {
-    for (let k = -8; k <= 64; k++) {
-      const values = new Float32Array(vocab).fill((k / 64) * 5.5);
+    for (let k = -8; k <= 84; k++) {
+      const values = new Float32Array(vocab).fill((k / 64) * 5.5); // to 7.2: beyond what is measured from the target
       values[0] = 0;
       const batch = batchOf(values, 1, vocab, "float32", Int32Array.of(0));
       checkFiniteRow(device, batch, {}, runBoth(device, batch), 0, `vocab ${vocab}, step ${k}`);
@@ -117,6 +117,19 @@ forEachDevice("one likely token over a long tail of unlikely ones adds up withou
       }
     }
   }
+});
+
+forEachDevice("a tail made to round one way under a peak far above the target moves the entropy by 7e-6", (device) => {
+  // The likely token 9 bits above the target, from which the row is measured, and the tail just where its terms times
+  // their exponents are half a step of what the likely one left in the sum.
+  const vocab = 576;
+  const values = new Float32Array(vocab).fill(-13.5 * Math.LN2);
+  values[0] = 9 * Math.LN2;
+  values[1] = 0;
+  const batch = batchOf(values, 1, vocab, "float32", Int32Array.of(1));
+  const { entropy } = tokenLogprob({ logits: logitsTensor(device, batch), tokenIds: batch.tokenIds, entropy: true });
+  const { entropy: expected } = softmaxRow(values, {});
+  assertClose(device.read(entropy!), [expected], madeUpEntropyTolerance, "entropy");
 });
 
 forEachDevice("a masked logit gets no gradient, also where the factor is beyond float32", (device) => {

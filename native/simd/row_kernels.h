@@ -31,7 +31,7 @@ struct RowMap : ExpMap {
 struct PartialSum {
   double sum;       // of 2^y
   double weighted;  // of 2^y * y, when asked for
-  int64_t end;      // where it stopped: at the length, or before the first logits beyond the headroom
+  int64_t end;      // where it stopped: at the length, or before the first logits too far above the reference
 };
 
 struct GradientMap {
@@ -42,7 +42,8 @@ struct GradientMap {
 template <typename T>
 struct RowKernels {
   using Sum = PartialSum (*)(const T* x, int64_t n, const RowMap& map);
-  // [cap][entropy][checked]: checked stops at the headroom; otherwise the reference is known to be high enough.
+  // [cap][entropy][checked]: checked stops before logits that lie too far above the reference; otherwise there are
+  // none.
   Sum sum_exp[2][2][2];
   // As sum_exp[0][0][checked], and leaves 2^y in place of x. float32 alone, null otherwise.
   PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const RowMap& map);

@@ -168,6 +168,7 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
   const Exp2 exp2;
   PartialSum total{0.0, 0.0, n};
   bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
+  bool guarded = kChecked && kInPlace;
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t end = block + kBlock < n ? block + kBlock : n;
     Vec sum[kUnroll], weighted[kUnroll], long_sum[kUnroll], long_weighted[kUnroll];
@@ -240,12 +241,15 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
       return horizontal_sum(lanes[0]);
     };
 
-    int64_t reached = add_block.template operator() < kChecked && kInPlace > ();
-    if constexpr (kChecked && !kInPlace) {
-      // Where nothing is overwritten it is cheaper to look afterwards: such a term alone makes a lane as large.
+    // Where nothing is overwritten it is cheaper to look afterwards: such a term alone makes a lane as large. Many
+    // lesser ones do, too, in every block of a row that is flat above an unlikely target: there it is cheaper to guard.
+    int64_t reached = end;
+    if (!guarded) {
+      reached = add_block.template operator()<false>();
       const Vec top = max(max(long_sum[0], long_sum[1]), max(long_sum[2], long_sum[3]));
-      if (__builtin_expect(any_above(top, Vec::of(kHighestTerm)), 0)) reached = add_block.template operator()<true>();
+      guarded = kChecked && __builtin_expect(any_above(top, Vec::of(kHighestTerm)), 0);
     }
+    if (guarded) reached = add_block.template operator()<true>();
     total.sum += across(long_sum);
     if constexpr (kEntropy) total.weighted += across(long_weighted);
     if (reached != end) {

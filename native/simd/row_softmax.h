@@ -155,7 +155,7 @@ class CpuSoftmaxRow {
   }
 
   // A sum without the residual of its map. The term of the reference itself, where it is among the summed ones, is
-  // exactly 1 again: where it is the only one, log-prob and entropy are 0.
+  // exactly 1 again: where it is the only one, log-prob and entropy are 0 (under a cap, within rounding).
   ExpSum exact(const PartialSum& partial, const RowMap& map, bool has_reference, bool entropy) const {
     const ExpSum sum{partial.sum, partial.weighted};
     const double residual = map.residual();
