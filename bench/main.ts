@@ -56,7 +56,12 @@ export async function bench(argv: readonly string[]): Promise<number> {
     return 0;
   }
 
-  const names = list("ops", values.ops, (name) => ops.some(({ op }) => op === name));
+  const names = list(
+    "ops",
+    values.ops,
+    (name) => ops.some(({ op }) => op === name),
+    ops.map(({ op }) => op).join(", "),
+  );
   const dtypes = list("dtypes", values.dtypes, (name) => (floatDTypes as readonly string[]).includes(name));
   const isDevice = (name: string): name is Device => /^(cpu|cuda:\d+)$/.test(name);
   const { cpu, cuda } = devices();
@@ -115,7 +120,7 @@ export async function bench(argv: readonly string[]): Promise<number> {
     writeJson(file, content);
     console.log(`written: ${shown(file)}`);
   };
-  if (values.json !== undefined) write(values.json || defaultFileOf(report), report);
+  if (values.json !== undefined) write(values.json || defaultFileOf(report, values.peers ? "-peers" : ""), report);
   const action = values["github-action-benchmark"];
   if (action !== undefined) write(action, actionBenchmark(report));
   return 0;
@@ -136,10 +141,16 @@ function vocabShape(text: string): VocabShape {
   return [rows!, vocab!];
 }
 
-function list(flag: string, text: string | undefined, accepts: (item: string) => boolean): string[] | undefined {
+function list(
+  flag: string,
+  text: string | undefined,
+  accepts: (item: string) => boolean,
+  known?: string,
+): string[] | undefined {
   const items = text?.split(",");
   const wrong = items?.find((item) => !accepts(item));
-  if (wrong !== undefined) throw new Error(`--${flag}: ${JSON.stringify(wrong)} is none; see --help`);
+  if (wrong !== undefined)
+    throw new Error(`--${flag}: ${JSON.stringify(wrong)} is none${known ? ` of ${known}` : ""}; see --help`);
   return items;
 }
 

@@ -95,14 +95,15 @@ export function defaultFile(date: string, cpu: string, isa: string): string {
   return repository ? join(root, `bench/results/${date}-${cpu}-${isa}.json`) : `bench-${date}-${cpu}-${isa}.json`;
 }
 
-export function defaultFileOf({ machine, date }: Report): string {
+/** `what` more than ours it holds, such as `-peers`. */
+export function defaultFileOf({ machine, date }: Report, what = ""): string {
   const names = [machine.cpu, ...(machine.gpus ?? []).slice(0, 1).map(({ name }) => name)];
   const slug = names
     .join("-")
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, "-")
     .replaceAll(/^-|-$/g, "");
-  return defaultFile(date.slice(0, 10), slug, machine.isa);
+  return defaultFile(date.slice(0, 10), slug, `${machine.isa}${what}`);
 }
 
 /** A path as short as it can be said from here. */

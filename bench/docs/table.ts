@@ -31,7 +31,8 @@ function images(report: Report, name: string, folder: string): string[] {
 export function section(report: Report, file: string): string {
   const { machine, versions, commit } = report;
   const source = `${commit?.slice(0, 10) ?? "no repository"}${report.dirty ? ", with changes" : ""}`;
-  const title = `### ${machine.cpu}, ${machine.isa}`;
+  const others = report.results.some(({ peers }) => peers.some(({ name }) => name !== plainTypeScript));
+  const title = `### ${machine.cpu}, ${machine.isa}${others ? ", beside other implementations" : ""}`;
   const about =
     `${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.os} ${machine.arch}, Node ${versions.node}; ` +
     `${report.date.slice(0, 10)}, commit ${source}; \`${report.command}\`; ` +
