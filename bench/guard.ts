@@ -1,7 +1,7 @@
 /**
  * Whether an op has become slower than it was. Times of a shared machine say little, so what is compared is ratios within
- * one run, op time by the time of a yardstick: the memory floor, and plain TypeScript. One thread, CPU time, yardstick and
- * op in turns. A slower op is slower by both yardsticks; a busy neighbour that takes memory bandwidth, or the clock, away
+ * one run, op time by the time of a yardstick: the memory floor, and plain TypeScript. One thread, CPU time (wall
+ * time for the cost of a call), yardstick and op in turns. A slower op is slower by both yardsticks; a busy neighbour that takes memory bandwidth, or the clock, away
  * changes one of them more than the other. So the lesser loss counts, and it has to show twice.
  */
 import { readFileSync } from "node:fs";

@@ -59,10 +59,9 @@ export async function bench(argv: readonly string[]): Promise<number> {
   const names = list(
     "ops",
     values.ops,
-    (name) => ops.some(({ op }) => op === name),
-    ops.map(({ op }) => op).join(", "),
+    ops.map(({ op }) => op),
   );
-  const dtypes = list("dtypes", values.dtypes, (name) => (floatDTypes as readonly string[]).includes(name));
+  const dtypes = list("dtypes", values.dtypes, floatDTypes);
   const isDevice = (name: string): name is Device => /^(cpu|cuda:\d+)$/.test(name);
   const { cpu, cuda } = devices();
   const everywhere: Device[] = cuda.available && !cuda.emulated ? ["cpu", "cuda:0"] : ["cpu"];
@@ -141,16 +140,19 @@ function vocabShape(text: string): VocabShape {
   return [rows!, vocab!];
 }
 
+/** Items of a flag: each one of some names, or accepted. */
 function list(
   flag: string,
   text: string | undefined,
-  accepts: (item: string) => boolean,
-  known?: string,
+  accepted: readonly string[] | ((item: string) => boolean),
 ): string[] | undefined {
+  const [accepts, names] =
+    typeof accepted === "function"
+      ? [accepted, ""]
+      : [(item: string) => accepted.includes(item), ` of ${accepted.join(", ")}`];
   const items = text?.split(",");
   const wrong = items?.find((item) => !accepts(item));
-  if (wrong !== undefined)
-    throw new Error(`--${flag}: ${JSON.stringify(wrong)} is none${known ? ` of ${known}` : ""}; see --help`);
+  if (wrong !== undefined) throw new Error(`--${flag}: ${JSON.stringify(wrong)} is none${names}; see --help`);
   return items;
 }
 
