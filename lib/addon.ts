@@ -231,6 +231,10 @@ function load(): Addon {
 /** Runs an op of the addon; what it throws becomes one sentence that starts with the op's name. */
 export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
   const native = addon();
+  if (!ordered.has(op)) {
+    expectOrder(op, native.fields[op], args);
+    ordered.add(op);
+  }
   const values: unknown[] = [];
   collect(native.fields[op], args, values);
   try {
@@ -240,12 +244,30 @@ export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<Nat
   }
 }
 
-/** The values of the fields of a literal made in lib/ops, in their order: reading them runs no code of the caller's. */
+/**
+ * The values of literals made in lib/ops, which name the fields in the order of the argument struct: reading them one
+ * by one under names known at run time would take as long as the op.
+ */
 function collect(fields: Fields, from: object, values: unknown[]): void {
+  const own = Object.values(from);
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i]!;
-    if (typeof field === "string") values.push((from as Record<string, unknown>)[field]);
-    else collect(field[1], (from as Record<string, object>)[field[0]]!, values);
+    if (typeof field === "string") values.push(own[i]);
+    else collect(field[1], own[i] as object, values);
+  }
+}
+
+/** The ops whose literals were seen to be in the right order. */
+const ordered = new Set<keyof NativeOps>();
+
+function expectOrder(op: string, fields: Fields, from: object): void {
+  const expected = fields.map((field) => (typeof field === "string" ? field : field[0]));
+  const names = Object.keys(from);
+  if (names.join() !== expected.join()) {
+    throw new FapoError("ERR_INTERNAL", `${op}: native code takes ${expected.join(", ")}, not ${names.join(", ")}`);
+  }
+  for (const [i, field] of fields.entries()) {
+    if (typeof field !== "string") expectOrder(op, field[1], Object.values(from)[i] as object);
   }
 }
 

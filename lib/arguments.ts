@@ -4,6 +4,7 @@
  */
 import { cpuDevice, type Memory, type NativeOps, run } from "./addon.ts";
 import { describe, expect, FapoError } from "./check.ts";
+import { Properties } from "./properties.ts";
 import {
   allocate,
   arrayTypeOf,
@@ -34,13 +35,26 @@ export interface OutputSpec {
   dtype: DType;
   shape: readonly number[];
 }
+/** An output that is there already, and someone else's to check. */
+export class GivenOutput {
+  readonly value: object;
 
-/** Stands for an option that is there, and undefined. */
-const unset = Symbol("unset");
+  constructor(value: object) {
+    this.value = value;
+  }
+}
+
+/** The object that is given as `out`, and what it holds. */
+interface ReusedOutputs {
+  object: Record<string, unknown>;
+  properties: Properties;
+}
 
 export class Arguments {
   readonly op: string;
-  readonly #options: Map<string, unknown>;
+  readonly #options: Properties;
+  /** The option `out`, once it was asked for. */
+  #out: ReusedOutputs | undefined;
   /** Where the op runs, and which argument said so first. */
   #device: Device | undefined;
   #deviceFrom = "";
@@ -50,32 +64,17 @@ export class Arguments {
   constructor(op: string, options: unknown) {
     this.op = op;
     expect(typeof options === "object" && options !== null, op, "options", "an object", options);
-    this.#options = new Map();
-    // Own properties alone, and elements of plain arrays, each read once: no getter, Proxy or polluted prototype is
-    // consulted after this.
-    for (const name of Object.keys(options)) {
-      const value = (options as Record<string, unknown>)[name];
-      this.#options.set(name, Array.isArray(value) ? elementsOf(value) : value === undefined ? unset : value);
-    }
+    this.#options = new Properties(options);
   }
 
   /** Takes an option out; undefined when it is absent or undefined. */
   take(name: string): unknown {
-    const value = this.#options.get(name);
-    if (value === undefined) return undefined;
-    this.#options.delete(name);
-    return value === unset ? undefined : value;
-  }
-
-  /** Looks at an option without taking it. */
-  peek(name: string): unknown {
-    const value = this.#options.get(name);
-    return value === unset ? undefined : value;
+    return this.#options.take(name);
   }
 
   /** Refuses options that nobody took. */
   done(): void {
-    for (const name of this.#options.keys()) this.conflict(`unknown option ${name}`);
+    for (const name of this.#options.left) this.conflict(`unknown option ${name}`);
   }
 
   fail(name: string, expected: string, got: unknown): never {
@@ -246,47 +245,54 @@ export class Arguments {
 
   // ---- outputs
 
-  /**
-   * The object that `out` gives, after checks, or new tensors. `specs` names every output; those that are undefined
-   * were not asked for, and `out` must not have them either. `given` outputs are someone else's to check. Comes last:
-   * an option that nobody took is refused here.
-   */
-  outputs<Name extends string>(
-    specs: Record<Name, OutputSpec | undefined>,
-    given: Record<string, unknown> = {},
-  ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
+  /** What `out` has under this name, for whoever gives that output to `outputs`; undefined where there is no `out`. */
+  reused(name: string): { value: unknown } | undefined {
+    const out = this.#reuse();
+    return out && { value: out.properties.take(name) };
+  }
+
+  #reuse(): ReusedOutputs | undefined {
+    if (this.#out) return this.#out;
     const out = this.take("out");
-    this.#orFree(() => this.done());
-    const names = Object.keys(specs) as Name[];
-    const tensors = {} as Record<Name, Tensor>;
-    if (out === undefined) {
-      for (const name of names) {
-        const spec = specs[name];
-        if (spec) tensors[name] = this.made(() => allocate(this.op, spec.shape, spec.dtype, this.device));
-      }
-      return { result: { ...tensors, ...given }, tensors };
-    }
+    if (out === undefined) return undefined;
     if (typeof out !== "object" || out === null || Array.isArray(out) || isTensor(out)) {
       this.fail("out", `the result of an earlier ${this.op}`, out);
     }
-    // All are read, once, before any is checked.
-    const own = out as Record<string, unknown>;
-    const values = names.map((name) => (Object.hasOwn(own, name) ? own[name] : undefined));
-    for (let i = 0; i < names.length; i++) {
-      const name = names[i]!;
+    this.#out = { object: out as Record<string, unknown>, properties: new Properties(out) };
+    return this.#out;
+  }
+
+  /**
+   * The object that `out` gives, after checks, or new tensors. `specs` names every output; those that are undefined
+   * were not asked for, and `out` must not have them either. Comes last: an option that nobody took is refused here.
+   */
+  outputs<Name extends string>(
+    specs: Record<Name, OutputSpec | GivenOutput | undefined>,
+  ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
+    const out = this.#reuse();
+    this.#orFree(() => this.done());
+    const tensors = {} as Record<Name, Tensor>;
+    const result: Record<string, unknown> = out?.object ?? {};
+    for (const name of Object.keys(specs) as Name[]) {
       const spec = specs[name];
-      const value = values[i];
-      if (spec === undefined) {
-        if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
-        continue;
+      if (out) {
+        const value = out.properties.take(name);
+        if (spec === undefined) {
+          if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
+        } else if (!(spec instanceof GivenOutput)) {
+          tensors[name] = this.output(`out.${name}`, value, spec);
+        }
+      } else if (spec instanceof GivenOutput) {
+        result[name] = spec.value;
+      } else if (spec) {
+        tensors[name] = this.made(() => allocate(this.op, spec.shape, spec.dtype, this.device));
+        result[name] = tensors[name];
       }
-      tensors[name] = this.output(`out.${name}`, value, spec);
     }
-    for (const name of Object.keys(own)) {
-      if (Object.hasOwn(specs, name) || Object.hasOwn(given, name)) continue;
+    for (const name of out?.properties.left ?? []) {
       this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
     }
-    return { result: own, tensors };
+    return { result, tensors };
   }
 
   /** Makes a tensor for this call. When that fails, or the op does, all that were made are freed at once. */
@@ -337,12 +343,6 @@ function isSameShape(a: readonly number[], b: readonly number[]): boolean {
   if (a.length !== b.length) return false;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
   return true;
-}
-
-function elementsOf(array: readonly unknown[]): unknown[] {
-  const copy = new Array<unknown>(array.length);
-  for (let i = 0; i < copy.length; i++) copy[i] = array[i];
-  return copy;
 }
 
 /** A view of a buffer that was transferred, or shrunk below it, looks empty; the methods of typed arrays refuse it. */

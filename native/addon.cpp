@@ -176,10 +176,7 @@ class FieldReader {
     } else if constexpr (IsMatrix<T>::value) {
       read_matrix(name, field);
     } else {
-      const napi_value value = next();
-      napi_valuetype type;
-      ok(napi_typeof(env_, value, &type));
-      if (type != napi_undefined) read(name, value, field);
+      read(name, next(), field);
     }
   }
 
@@ -190,6 +187,7 @@ class FieldReader {
   void read(const char* name, napi_value value, Array<T>& array) {
     using Element = std::remove_const_t<T>;
     const View view = view_of(name, value, sizeof(T));
+    if (view.data == nullptr) return;  // not given
     check(view.device != kCpu || view.type == ArrayType<Element>::value, name);
     array = {static_cast<T*>(view.data), view.length, view.device};
     add(name, view, sizeof(T), !std::is_const_v<T>);
@@ -204,6 +202,7 @@ class FieldReader {
     check(wide || dtype == DType::bfloat16 || dtype == DType::float16, name);
     const int64_t element = wide ? 4 : 2;
     const View view = view_of(name, data, element);
+    check(view.data != nullptr, name);
     check(view.device != kCpu || view.type == (wide ? napi_float32_array : napi_uint16_array), name);
     matrix = {view.data, view.length, row_stride, dtype, view.device};
     add(name, view, element, !std::is_const_v<Void>);
@@ -228,13 +227,15 @@ class FieldReader {
     napi_typedarray_type type{};  // on the host
   };
 
-  // A typed array, or memory of a GPU. Not TypedArray::ArrayBuffer(): that fails for an array over a SharedArrayBuffer.
-  // At length 0 the pointer may be null or dangling (detached, shrunk), and is not kept.
+  // A typed array, memory of a GPU, or nothing for undefined. Not TypedArray::ArrayBuffer(): that fails for an array
+  // over a SharedArrayBuffer. At length 0 the pointer may be null or dangling (detached, shrunk), and is not kept.
   View view_of(const char* name, napi_value value, int64_t element_bytes) const {
     View view;
     size_t length = 0;
     if (napi_get_typedarray_info(env_, value, &view.type, &length, &view.data, nullptr, nullptr) != napi_ok) {
-      return device_view_of(name, value, element_bytes);
+      napi_valuetype type;
+      ok(napi_typeof(env_, value, &type));
+      return type == napi_undefined ? view : device_view_of(name, value, element_bytes);
     }
     view.length = static_cast<int64_t>(length);
     static char empty;

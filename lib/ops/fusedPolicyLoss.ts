@@ -1,8 +1,8 @@
 /** fusedPolicyLoss: logits to loss, gradient and metrics in one pass. */
-import { Arguments, isFiniteNumber } from "../arguments.ts";
+import { Arguments, GivenOutput, isFiniteNumber } from "../arguments.ts";
 import { memory, nativeMatrix, type Tensor } from "../tensor.ts";
 import { metricsOutput, type PolicyBatchOptions, type PolicyMetrics, readPolicyBatch } from "./policyLoss.ts";
-import { gradLogitsOutput, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
+import { gradLogitsOf, gradLogitsSpec, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
 
 export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchOptions {
   /** Also return the entropy of each row. Default false; an `entropyCoef` other than 0 returns it, too. */
@@ -51,16 +51,17 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   const entropy = args.boolean("entropy") || batch.entropyCoef !== 0;
   const inPlace = args.boolean("inPlace");
   const row = { dtype: "float32", shape: [rows] } as const;
-  const specs = {
+  const { metrics, storage } = metricsOutput(args);
+  const outputs = args.outputs({
     loss: { dtype: "float32", shape: [] },
     logprobs: row,
     lse: row,
     entropy: entropy ? row : undefined,
-  } as const;
-  const { metrics, storage } = metricsOutput(args);
-  const { gradLogits, result, tensors } = gradLogitsOutput<keyof typeof specs>(args, logits, inPlace, specs, {
-    metrics,
+    gradLogits: gradLogitsSpec(logits, inPlace),
+    metrics: new GivenOutput(metrics),
   });
+  const { result, tensors } = outputs;
+  const gradLogits = gradLogitsOf(args, outputs, logits, inPlace);
 
   batch.loss = memory(args.op, "out.loss", tensors.loss);
   batch.metrics = storage.metrics;

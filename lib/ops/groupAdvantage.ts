@@ -131,7 +131,7 @@ export function readGrouping(args: Arguments, sequences: number): NativeGrouping
   const groupOffsets = args.optionalArrayOfAnyLength("groupOffsets", "int32", "plain");
   const groupIds = args.optionalArray("groupIds", "int32", sequences, "plain");
   const groups = args.optionalNumber("groups", "a number of groups", (n) => Number.isSafeInteger(n) && n >= 0);
-  const given = [groupSize, groupOffsets, groupIds].filter((way) => way !== undefined).length;
+  const given = Number(groupSize !== undefined) + Number(groupOffsets !== undefined) + Number(groupIds !== undefined);
   if (given !== 1) {
     const got = given === 0 ? "none of them" : `${given} of them`;
     args.conflict(`expected one of groupSize, groupOffsets, and groupIds with groups, got ${got}`);

@@ -3,6 +3,7 @@ import { cpuDevice, type Memory, type NativePolicyBatch } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
+  GivenOutput,
   type Int32Input,
   isCount,
   isFiniteNumber,
@@ -125,10 +126,11 @@ export function policyLoss(options: PolicyLossOptions): PolicyLossResult {
   const responseMask = args.optionalArray("responseMask", "uint8", tokens);
   const batch = readPolicyBatch(args, tokens);
   const { metrics, storage } = metricsOutput(args);
-  const { result, tensors } = args.outputs(
-    { loss: { dtype: "float32", shape: [] }, gradLogprobs: { dtype: "float32", shape: [tokens] } },
-    { metrics },
-  );
+  const { result, tensors } = args.outputs({
+    loss: { dtype: "float32", shape: [] },
+    gradLogprobs: { dtype: "float32", shape: [tokens] },
+    metrics: new GivenOutput(metrics),
+  });
 
   batch.loss = memory(args.op, "out.loss", tensors.loss);
   batch.metrics = storage.metrics;
@@ -178,11 +180,11 @@ export function readPolicyBatch(args: Arguments, tokens: number): NativePolicyBa
   return {
     oldLogprobs: args.optionalArray("oldLogprobs", "float32", tokens),
     advantages,
-    advantagesPerSequence: perSequence("advantages", advantages),
-    importanceWeights,
-    importanceWeightsPerSequence: importanceWeights ? perSequence("importanceWeights", importanceWeights) : false,
-    cuSeqlens,
     refLogprobs,
+    importanceWeights,
+    cuSeqlens,
+    advantagesPerSequence: perSequence("advantages", advantages),
+    importanceWeightsPerSequence: importanceWeights ? perSequence("importanceWeights", importanceWeights) : false,
     clipRatioLow: args.number("clipRatioLow", 0.2, "a number in 0..1", (low) => low >= 0 && low <= 1),
     clipRatioHigh: args.number("clipRatioHigh", 0.28, "a number of at least 0", isNotNegative),
     clipRatioC: args.number("clipRatioC", 10, "a number above 1", (c) => c > 1),
@@ -222,11 +224,11 @@ const metricNames = [
 ] as const;
 const countNames = ["tokens", "sequences"] as const;
 
-/** The metrics of `out`, or new ones; `out` itself is left for `Arguments.outputs`. */
+/** The metrics of `out`, or new ones. */
 export function metricsOutput(args: Arguments): { metrics: PolicyMetrics; storage: MetricsStorage } {
-  const out = args.peek("out");
-  if (typeof out === "object" && out !== null) {
-    const metrics = Object.getOwnPropertyDescriptor(out, "metrics")?.value;
+  const reused = args.reused("metrics");
+  if (reused) {
+    const metrics = reused.value as PolicyMetrics;
     const storage = typeof metrics === "object" && metrics !== null ? storages.get(metrics) : undefined;
     if (!storage) args.fail("out.metrics", `the metrics of an earlier ${args.op}`, metrics);
     args.locate("out.metrics", metrics.tokens);

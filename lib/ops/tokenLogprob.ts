@@ -3,9 +3,11 @@ import type { NativeTokenLogits } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
+  GivenOutput,
   type Int32Input,
   isFiniteNumber,
   isPositive,
+  type OutputSpec,
   type Uint8Input,
 } from "../arguments.ts";
 import { type Device, memory, nativeMatrix, type Tensor } from "../tensor.ts";
@@ -114,7 +116,8 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
   if (gradEntropy && !entropy) args.conflict("gradEntropy needs entropy, the output of tokenLogprob");
   const gradScale = args.number("gradScale", 1, "a finite number", isFiniteNumber);
   const inPlace = args.boolean("inPlace");
-  const { gradLogits, result } = gradLogitsOutput(args, logits, inPlace);
+  const outputs = args.outputs({ gradLogits: gradLogitsSpec(logits, inPlace) });
+  const gradLogits = gradLogitsOf(args, outputs, logits, inPlace);
 
   args.run("tokenLogprobBackward", {
     tokens: native,
@@ -127,8 +130,8 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
     inPlace,
     gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
   });
-  setInPlace(result, logits, inPlace);
-  return result as unknown as TokenLogprobBackwardResult;
+  setInPlace(outputs.result, logits, inPlace);
+  return outputs.result as unknown as TokenLogprobBackwardResult;
 }
 
 /** Reads the options of TokenLogitsOptions. */
@@ -157,22 +160,21 @@ export function readTokenLogits(args: Arguments): { logits: Tensor; native: Nati
 }
 
 /** The gradient of the logits as an output: the logits themselves when `inPlace`. */
-export function gradLogitsOutput<Name extends string>(
+export function gradLogitsSpec(logits: Tensor, inPlace: boolean): OutputSpec | GivenOutput {
+  return inPlace ? new GivenOutput(logits) : { dtype: logits.dtype, shape: logits.shape };
+}
+
+/** Where that gradient goes. In place the result has to take the logits after the call. */
+export function gradLogitsOf(
   args: Arguments,
+  { result, tensors }: { result: Record<string, unknown>; tensors: { gradLogits: Tensor } },
   logits: Tensor,
   inPlace: boolean,
-  others = {} as Record<Name, { dtype: "float32" | "int32"; shape: readonly number[] } | undefined>,
-  given: Record<string, unknown> = {},
-): { gradLogits: Tensor; result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
-  if (!inPlace) {
-    const spec = { dtype: logits.dtype, shape: logits.shape };
-    const { result, tensors } = args.outputs<Name | "gradLogits">({ ...others, gradLogits: spec }, given);
-    return { gradLogits: tensors.gradLogits, result, tensors };
-  }
-  const { result, tensors } = args.outputs<Name>(others, { ...given, gradLogits: logits });
+): Tensor {
+  if (!inPlace) return tensors.gradLogits;
   const settable = result.gradLogits === logits || !Object.isFrozen(result);
   if (!settable) args.fail("out", "an object whose gradLogits can be set to logits", result);
-  return { gradLogits: logits, result, tensors };
+  return logits;
 }
 
 /** After the call, when nothing can fail any more: the logits have become their gradient. */
