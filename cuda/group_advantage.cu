@@ -103,9 +103,9 @@ class Groups {
       a_.group_std[k] = static_cast<float>(raw ? 1.0 : s.std);
       a_.zero_variance[k] = s.count == 0 || (number && low == high);
     }
-    for_members(k, [&](int64_t i) {
-      a_.advantages[i] = valid(i) ? static_cast<float>(advantage_of(a_.rewards[i], s, batch_std, a_.params)) : 0.0f;
-    });
+    const AdvantageMap advantage = AdvantageMap::from(s, batch_std, a_.params);
+    for_members(k,
+                [&](int64_t i) { a_.advantages[i] = valid(i) ? static_cast<float>(advantage(a_.rewards[i])) : 0.0f; });
   }
 
  private:

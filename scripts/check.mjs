@@ -69,9 +69,9 @@ rule(
   /__shared__|\basm\b/,
 );
 rule(
-  "house: native/math includes only <cmath>, <cstdint> and itself",
+  "house: native/math includes only <bit>, <cmath>, <cstdint> and itself",
   (f) => f.startsWith("native/math"),
-  /#include (?!<cmath>|<cstdint>|"native\/math\/)/,
+  /#include (?!<bit>|<cmath>|<cstdint>|"native\/math\/)/,
 );
 rule(
   "house: the library never prints, asserts or exits",

@@ -30,29 +30,34 @@ FAPO_HD double std_from(double squares, int64_t count, int32_t ddof) {
   return count > ddof ? sqrt(squares / static_cast<double>(count - ddof)) : 0.0;
 }
 
-FAPO_HD double advantage_of(double reward, const GroupStats& group, double batch_std, const GroupAdvantageParams& p) {
-  if (!group.finite) return NAN;
-  if (group.count == 1 && p.singleton == Singleton::zero) return 0.0;
-  const bool raw = group.count == 1;  // verl: mean 0, std 1
-  if (!raw && group.constant && p.baseline != Baseline::none) return 0.0;
+// The advantages of the responses of one group: (reward - centre) * stretch / spread, or 0 for all.
+struct AdvantageMap {
+  double centre = 0.0;
+  double stretch = 1.0;
+  double spread = 1.0;
+  bool zero = false;
 
-  double centred = reward;
-  if (!raw && p.baseline != Baseline::none) centred -= group.mean;
-  if (!raw && p.baseline == Baseline::leave_one_out) {
-    // reward - (sum - reward) / (n - 1) = (reward - mean) * n / (n - 1)
-    const auto n = static_cast<double>(group.count);
-    centred *= n / (n - 1.0);
+  FAPO_HD static AdvantageMap from(const GroupStats& group, double batch_std, const GroupAdvantageParams& p) {
+    AdvantageMap map;
+    if (!group.finite) {
+      map.spread = NAN;
+      return map;
+    }
+    const bool raw = group.count == 1 && p.singleton == Singleton::raw;  // verl: mean 0, std 1
+    map.zero = !raw && (group.count == 1 || (group.constant && p.baseline != Baseline::none));
+    if (!raw && p.baseline != Baseline::none) map.centre = group.mean;
+    if (!raw && p.baseline == Baseline::leave_one_out && group.count > 1) {
+      // reward - (sum - reward) / (n - 1) = (reward - mean) * n / (n - 1)
+      const auto n = static_cast<double>(group.count);
+      map.stretch = n / (n - 1.0);
+    }
+    if (p.scale == AdvantageScale::group_std) map.spread = (raw ? 1.0 : group.std) + p.epsilon;
+    // Where a whole batch has no spread, a raw singleton is not blown up by 1 / epsilon.
+    if (p.scale == AdvantageScale::batch_std) map.spread = (raw && batch_std == 0.0 ? 1.0 : batch_std) + p.epsilon;
+    return map;
   }
-  switch (p.scale) {
-    case AdvantageScale::group_std:
-      return centred / ((raw ? 1.0 : group.std) + p.epsilon);
-    case AdvantageScale::batch_std:
-      // Where a whole batch has no spread, a raw singleton is not blown up by 1 / epsilon.
-      return centred / ((raw && batch_std == 0.0 ? 1.0 : batch_std) + p.epsilon);
-    case AdvantageScale::none:
-      break;
-  }
-  return centred;
-}
+
+  FAPO_HD double operator()(double reward) const { return zero ? 0.0 : (reward - centre) * stretch / spread; }
+};
 
 }  // namespace fapo

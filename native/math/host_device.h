@@ -10,6 +10,7 @@
 #define FAPO_HD inline
 #endif
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -25,8 +26,8 @@ FAPO_HD double choose(bool which, double yes, double no) {
 #ifdef __CUDA_ARCH__
   return which ? yes : no;
 #else
-  const double either[] = {no, yes};
-  return either[which];
+  const auto mask = -static_cast<uint64_t>(which);
+  return std::bit_cast<double>((std::bit_cast<uint64_t>(yes) & mask) | (std::bit_cast<uint64_t>(no) & ~mask));
 #endif
 }
 

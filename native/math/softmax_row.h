@@ -27,20 +27,22 @@ struct SoftmaxRow {
   double reference_z = 0.0;  // z(reference)
   double target_log2 = 0.0;  // log2 exp(z(target) - z(reference))
 
+  static constexpr double kRounding = 4e-15;  // of exponents around 4, through exp2_of and back
+
   FAPO_HD double log2_sum() const { return log2_of(exp_sum.sum); }
 
-  // log softmax(z)[target], never above 0; NaN stays.
+  // log softmax(z)[target], never above 0; NaN stays. 0 where nothing but the rounding of its two terms is left.
   FAPO_HD double logprob() const {
     const double value = (target_log2 - log2_sum()) * kLn2;
-    return value > 0.0 ? 0.0 : value;
+    return value > -kRounding ? 0.0 : value;
   }
 
   FAPO_HD double lse() const { return reference_z + log2_sum() * kLn2; }
 
-  // -sum p ln p; NaN stays.
+  // -sum p ln p; NaN stays. 0 where nothing but the rounding of its two terms is left.
   FAPO_HD double entropy() const {
     const double value = (log2_sum() - exp_sum.weighted / exp_sum.sum) * kLn2;
-    return value < 0.0 ? 0.0 : value;
+    return value < kRounding ? 0.0 : value;
   }
 };
 
