@@ -42,8 +42,9 @@ export const microBatchTolerance: Tolerance = { atol: 1e-6, rtol: 1e-6 };
 /**
  * float32 gradients, as a bound for an entry of probability p = exp(lnP): 1e-7 of what multiplies p is the rounding of
  * p and of 1 - p to float32 (6e-8 each); the rest is what a relative error of p does to the entry. That is 2e-6 of exp
- * on a rounded argument, 6e-8 |logprob| where p comes from a logprob that was saved as a float32, and 6e-8 cap / T where
- * z is a capped float32: errors of the exponent. A saved entropy is such a number, too, and is covered by its share of `magnitude`.
+ * on a rounded argument (3.6e-6 more for bfloat16: a shorter polynomial will do, whose error is a thousandth of the
+ * rounding), 6e-8 |logprob| where p comes from a logprob that was saved as a float32, and 6e-8 cap / T where z is a capped
+ * float32: errors of the exponent. A saved entropy is such a number, too, and is covered by its share of `magnitude`.
  *
  * @param gradLogprob the gradient of the row's log-prob, with gradScale / temperature
  * @param gradEntropy that of its entropy
@@ -51,16 +52,19 @@ export const microBatchTolerance: Tolerance = { atol: 1e-6, rtol: 1e-6 };
  * @param largestCapped cap / T; 0 without a cap
  */
 export function gradientBound(
-  { gradLogprob, gradEntropy, savedLogprob, largestCapped, entropy }: GradientOfRow,
+  { dtype, gradLogprob, gradEntropy, savedLogprob, largestCapped, entropy }: GradientOfRow,
   p: number,
   lnP: number,
 ): number {
   const magnitude = Math.abs(gradLogprob) + Math.abs(gradEntropy) * (1 + entropy);
   const sensitivity = p === 0 ? 0 : p * (Math.abs(gradLogprob) + Math.abs(gradEntropy) * (1 + Math.abs(lnP + entropy)));
-  return 1e-7 * Math.max(1, magnitude) + (2e-6 + 6e-8 * (Math.abs(savedLogprob) + largestCapped)) * sensitivity;
+  const ofExp = dtype === "bfloat16" ? 5.6e-6 : 2e-6;
+  return 1e-7 * Math.max(1, magnitude) + (ofExp + 6e-8 * (Math.abs(savedLogprob) + largestCapped)) * sensitivity;
 }
 
 export interface GradientOfRow {
+  /** Of the logits; float32 by default. */
+  dtype?: string;
   gradLogprob: number;
   gradEntropy: number;
   savedLogprob: number;

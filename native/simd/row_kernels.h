@@ -45,6 +45,8 @@ struct RowKernels {
   // [cap][entropy][checked]: checked stops before logits that lie too far above the reference; otherwise there are
   // none.
   Sum sum_exp[2][2][2];
+  // [cap]; what one logit adds to those sums, to the last bit.
+  PartialSum (*term[2])(float x, const RowMap& map);
   // As sum_exp[0][0][checked], and leaves 2^y in place of x. float32 alone, null otherwise.
   PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const RowMap& map);
   // The largest element, -Infinity for n = 0. A NaN may be passed over: it comes out of the sum.

@@ -190,11 +190,10 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
           // 0 * -inf is NaN; 2^-1000 is 0 as well.
           UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = kMasked ? max(Vec::of(-1000.0f), y[u]) : y[u];
         }
-        exp2(y);
+        exp2.template add<kInPlace || kEntropy>(y, sum);
         if constexpr (kInPlace) store<false>(p, y);
-        UNROLL for (int u = 0; u < kUnroll; ++u) {
-          sum[u] = sum[u] + y[u];
-          if constexpr (kEntropy) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
+        if constexpr (kEntropy) {
+          UNROLL for (int u = 0; u < kUnroll; ++u) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
         }
       }
       return groups;
@@ -279,6 +278,20 @@ PartialSum sum_exp(const T* x, int64_t n, const RowMap& map) {
       });
 }
 
+template <bool kCapped>
+PartialSum term(float x, const RowMap& row_map) {
+  return with_map<kCapped>(
+      row_map, [&]<Map kMap>() __attribute__((always_inline)) {
+        const Vec zero = Vec::of(0.0f);
+        Vec y[kUnroll], unused[kUnroll], sum[kUnroll];
+        UNROLL for (int u = 0; u < kUnroll; ++u) y[u] = Vec::of(x), sum[u] = zero;
+        map_logits<kMap>(y, unused, Mapping(row_map));
+        const Vec exponent = max(Vec::of(-1000.0f), y[0]);
+        Exp2().template add<true>(y, sum);
+        return PartialSum{horizontal_max(sum[0]), horizontal_max(fmadd(y[0], exponent, zero)), 1};
+      });
+}
+
 template <bool kChecked>
 PartialSum sum_exp_in_place(float* x, int64_t n, const RowMap& map) {
   return with_map<false>(
@@ -294,6 +307,15 @@ float max_of(const T* x, int64_t n) {
   return horizontal_max(top);
 }
 
+// How many of n elements come before the first at a whole cache line, or at as much of one as a group fills: fewer than
+// a group. JavaScript's arrays begin 16 bytes past a line: each store of 64 bytes would be two.
+template <typename T>
+int64_t before_line(const T* p, int64_t n) {
+  constexpr uintptr_t kGroupBytes = kGroup * sizeof(T), kWhole = kGroupBytes < 64 ? kGroupBytes : 64;
+  const auto head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) % kWhole / sizeof(T));
+  return head < n ? head : n;
+}
+
 template <typename T, Map kMap, bool kEntropy, bool kStreamed>
 INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient) {
   const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
@@ -301,7 +323,7 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   constexpr bool kCapped = kMap == Map::capped;
   constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
   const Exp2 exp2;
-  const ShortExp2 short_exp2(constant);
+  const ShortExp2<T> short_exp2(constant);
   const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);
@@ -320,37 +342,36 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
     }
     put_to(y);
   };
-  int64_t i = 0;
+  // A part of a group that lies within the n elements, where there is one: what is read beyond that part is of no
+  // matter.
+  const auto some = [&](int64_t begin, int64_t count, int64_t group) {
+    alignas(64) T y[kGroup];
+    const auto keep = [&](Vec(&all)[kUnroll]) __attribute__((always_inline)) { store<false>(y, all); };
+    if (n >= kGroup) {
+      step(x + group, keep);
+    } else {
+      step(Tail<T>(x + begin, count).x, keep);
+      group = begin;
+    }
+    memcpy(out + begin, y + (begin - group), static_cast<size_t>(count) * sizeof(T));
+  };
+  int64_t i = before_line(out, n);
+  if (i > 0) some(0, i, 0);
   for (; i + kGroup <= n; i += kGroup) {
     prefetch(x + i);
     step(
         x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
   }
-  if (i < n) {
-    Tail<T> tail(x + i, n - i);
-    step(
-        tail.x, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<false>(tail.x, y); });
-    memcpy(out + i, tail.x, static_cast<size_t>(n - i) * sizeof(T));
-  }
-}
-
-// How many of n elements come before the first at a whole cache line. JavaScript's arrays begin 16 bytes past one: each
-// store of 64 bytes would be two.
-template <typename T>
-int64_t before_line(const T* p, int64_t n) {
-  const auto head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) % 64 / sizeof(T));
-  return head < n ? head : n;
+  if (i < n) some(i, n - i, n - kGroup);
 }
 
 template <typename T, bool kCapped, bool kEntropy>
 void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap g, bool streamed) {
   const Mapping map(row_map);
-  const int64_t head = before_line(out, n);
   with_map<kCapped>(
       row_map, [&]<Map kMap>() __attribute__((always_inline)) {
-        gradient_loop<T, kMap, kEntropy, false>(out, x, head, map, g);
-        if (!streamed) return gradient_loop<T, kMap, kEntropy, false>(out + head, x + head, n - head, map, g);
-        gradient_loop<T, kMap, kEntropy, true>(out + head, x + head, n - head, map, g);
+        if (!streamed) return gradient_loop<T, kMap, kEntropy, false>(out, x, n, map, g);
+        gradient_loop<T, kMap, kEntropy, true>(out, x, n, map, g);
         stream_fence();
       });
 }
@@ -393,6 +414,8 @@ constexpr RowKernels<T> kernels_of() {
   k.sum_exp[1][0][1] = sum_exp<T, true, false, true>;
   k.sum_exp[1][1][0] = sum_exp<T, true, true, false>;
   k.sum_exp[1][1][1] = sum_exp<T, true, true, true>;
+  k.term[0] = term<false>;
+  k.term[1] = term<true>;
   k.max = max_of<T>;
   k.gradient[0][0] = gradient<T, false, false>;
   k.gradient[0][1] = gradient<T, false, true>;

@@ -55,11 +55,11 @@ class CpuSoftmaxRow {
 
   void measure(const T* x, int64_t part, bool entropy) {
     const auto& sum_exp = kernels_.sum_exp[scale_.capped()][entropy];
-    state_[part] = measured(x, part, entropy, sum_exp);
+    state_[part] = measured(x, part, sum_exp);
   }
 
   // As measure, and leaves 2^y in place of the logits, for scale_in_place. float32 without a cap alone.
-  void measure_in_place(T* x, int64_t part) { state_[part] = measured(x, part, false, kernels_.sum_exp_in_place); }
+  void measure_in_place(T* x, int64_t part) { state_[part] = measured(x, part, kernels_.sum_exp_in_place); }
 
   void finish(bool entropy) {
     const SoftmaxRow row = merged();
@@ -123,12 +123,12 @@ class CpuSoftmaxRow {
 
   // sum_exp[checked]
   template <typename X, typename SumExp>
-  Part measured(X* x, int64_t part, bool entropy, const SumExp& sum_exp) const {
+  Part measured(X* x, int64_t part, const SumExp& sum_exp) const {
     constexpr Part kInvalid = {{NAN, NAN}, 0, {0.0f, 0.0f}};
     const int64_t begin = parts_.begin(part), n = parts_.size(part);
     X* const from = x + begin;
     float low = reference_;
-    bool has_low = static_cast<double>(low) == target_logit_ && begin <= target_ && target_ < begin + n;
+    double member = NAN;  // a logit that is known to be among the summed ones
     if (poor_reference(scale_, low)) {
       // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
       // it.
@@ -136,12 +136,12 @@ class CpuSoftmaxRow {
       const float maximum = kernels_.max(from, n);
       if (maximum == INFINITY) return kInvalid;
       low = maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum);
-      has_low = low == maximum;
+      member = maximum;
     }
     const RowMap low_map = map_from(low);
     const PartialSum first = sum_exp[1](from, n, low_map);
-    if (has_low && first.end < n) has_low = target_ < begin + first.end;
-    const ExpSum sum = exact(first, low_map, has_low, entropy);
+    if (member != member && begin <= target_ && target_ < begin + first.end) member = target_logit_;
+    const ExpSum sum = exact(first, low_map, member);
     if (first.end == n) return {sum, n, {low, low}};
     const int64_t split = first.end;
     const float maximum = kernels_.max(from + split, n - split);
@@ -149,21 +149,22 @@ class CpuSoftmaxRow {
     const float high = well_placed(scale_, maximum);
     const RowMap high_map = map_from(high);
     const PartialSum rest = sum_exp[0](from + split, n - split, high_map);
-    return {sum.rebased(scale_.log2_ratio(high, low)) + exact(rest, high_map, high == maximum, entropy),
-            split,
-            {low, high}};
+    return {sum.rebased(scale_.log2_ratio(high, low)) + exact(rest, high_map, maximum), split, {low, high}};
   }
 
-  // A sum without the residual of its map. The term of the reference itself, where it is among the summed ones, is
-  // exactly 1 again: where it is the only one, log-prob and entropy are 0 (under a cap, within rounding).
-  ExpSum exact(const PartialSum& partial, const RowMap& map, bool has_reference, bool entropy) const {
+  // A sum without the residual of its map, and with the term of one member computed in float64: where it is the only
+  // one, log-prob and entropy are 0. The reference's own term is exact already where there is no residual.
+  ExpSum exact(const PartialSum& partial, const RowMap& map, double member) const {
     const ExpSum sum{partial.sum, partial.weighted};
     const double residual = map.residual();
-    if (residual == 0.0) return sum;
-    if (!has_reference) return sum.rebased(residual);
-    const T reference = from_float<T>(map.reference);
-    const PartialSum one = kernels_.sum_exp[0][entropy][0](&reference, 1, map);
-    return ExpSum{sum.sum - one.sum, sum.weighted - one.weighted}.rebased(residual) + ExpSum{1.0, 0.0};
+    if (residual == 0.0 && (member != member || member == map.reference)) return sum;
+    if (member != member) return sum.rebased(residual);
+    const PartialSum one = kernels_.term[scale_.capped()](static_cast<float>(member), map);
+    const ExpSum others = ExpSum{sum.sum - one.sum, sum.weighted - one.weighted}.rebased(residual);
+    if (member == map.reference) return others + ExpSum{1.0, 0.0};
+    const double y = scale_.log2_ratio(member, map.reference);
+    const double term = exp2_of(y);
+    return others + ExpSum{term, term * y};
   }
 
   // The whole row, measured from the highest reference of a part that is not all masked.

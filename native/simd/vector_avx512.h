@@ -105,9 +105,17 @@ struct Exp2 {
   INLINE void operator()(Vec (&y)[kCount]) const {
     exp2_by<5>(c, y);
   }
+
+  // sum += 2^y; y becomes 2^y where that is asked for, anything where not.
+  template <bool kKeep, int kCount>
+  INLINE void add(Vec (&y)[kCount], Vec (&sum)[kCount]) const {
+    (*this)(y);
+    UNROLL for (int u = 0; u < kCount; ++u) sum[u] = sum[u] + y[u];
+  }
 };
 
 // factor * 2^y for results that are rounded to 16 bits: relative error below 2.7e-6, the factor in the coefficients.
+template <typename>
 struct ShortExp2 {
   Vec c[5];
 

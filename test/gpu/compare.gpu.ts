@@ -71,6 +71,7 @@ function closeGradients(
   for (let i = 0; i < batch.rows; i++) {
     const softmax = softmaxRow(rowOf(batch, i), { temperature, logitSoftcap });
     const row = {
+      dtype,
       gradLogprob: pulls.gradLogprobs[i]! / temperature,
       gradEntropy: (pulls.gradEntropy?.[i] ?? 0) / temperature,
       savedLogprob: tokenIds[i]! >= 0 ? logprobOf(softmax, tokenIds[i]!) : 0,

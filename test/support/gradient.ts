@@ -45,7 +45,7 @@ export function assertGradient(
     const gradOfEntropy = ((gradEntropy?.[i] ?? 0) * gradScale) / temperature;
     const savedLogprob = fromSaved ? logprobOf(softmax[i]!, id) : 0;
     const largestCapped = (logitSoftcap ?? 0) / temperature;
-    const row = { gradLogprob, gradEntropy: gradOfEntropy, savedLogprob, largestCapped, entropy };
+    const row = { dtype, gradLogprob, gradEntropy: gradOfEntropy, savedLogprob, largestCapped, entropy };
     for (let j = 0; j < vocab; j++) {
       const p = probabilities[j]!;
       const lnP = z[j]! - max - logSum;
