@@ -5,6 +5,8 @@ import { type Report, root } from "../report.ts";
 import { chartFile, chartsOf, floorChart, peersChart } from "./charts.ts";
 import { withCharts, withTables } from "./table.ts";
 
+const isas = ["baseline", "avx2", "avx512"] as const;
+
 /** File name to text, as it should be; `read` gives what is there, relative to the root. */
 export function pages(read: (file: string) => string | undefined): Record<string, string> {
   const reports = new Map<string, Report>();
@@ -18,8 +20,9 @@ export function pages(read: (file: string) => string | undefined): Record<string
       charts[`docs/${chartFile(name, chart)}`] = draw(report, name);
     }
   }
-  // The README shows the newest of what a machine can do at its best.
-  const best = [...reports].filter(([, { command }]) => !command.startsWith("FAPO_ISA")).at(-1);
+  // The README shows the newest results with the widest instruction set.
+  const widest = [...isas].reverse().find((isa) => [...reports.values()].some(({ machine }) => machine.isa === isa));
+  const best = [...reports].filter(([, { machine }]) => machine.isa === widest).at(-1);
   return {
     ...charts,
     "docs/performance.md": withTables(read("docs/performance.md")!, reports),
