@@ -97,9 +97,12 @@ class Groups {
   bool constant(int64_t k, const Array<const float>& values, int64_t first) const {
     if (first < 0) return true;
     const float value = values[first];
-    int unequal = 0;
-    for_members(k, [&](int64_t i) { unequal |= valid(i) & (values[i] != value); });
-    return unequal == 0;
+    bool equal = true;
+    for_members(k, [&](int64_t i) {
+      const bool counts = valid(i), same = values[i] == value;
+      equal &= !counts | same;
+    });
+    return equal;
   }
 
   // Count, mean, and whether all are equal or any is no number.
