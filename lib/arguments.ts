@@ -271,8 +271,8 @@ export class Arguments {
   ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
     const out = this.#reuse();
     this.#orFree(() => this.done());
-    const tensors = {} as Record<Name, Tensor>;
-    const result: Record<string, unknown> = out?.object ?? {};
+    const tensors = Object.create(nothing) as Record<Name, Tensor>;
+    const made = Object.create(nothing) as Record<string, unknown>;
     for (const name of Object.keys(specs) as Name[]) {
       const spec = specs[name];
       if (out) {
@@ -283,16 +283,16 @@ export class Arguments {
           tensors[name] = this.output(`out.${name}`, value, spec);
         }
       } else if (spec instanceof GivenOutput) {
-        result[name] = spec.value;
+        made[name] = spec.value;
       } else if (spec) {
         tensors[name] = this.made(() => allocate(this.op, spec.shape, spec.dtype, this.device));
-        result[name] = tensors[name];
+        made[name] = tensors[name];
       }
     }
     for (const name of out?.properties.left ?? []) {
       this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
     }
-    return { result, tensors };
+    return { result: out?.object ?? { ...made }, tensors };
   }
 
   /** Makes a tensor for this call. When that fails, or the op does, all that were made are freed at once. */
@@ -338,6 +338,9 @@ export class Arguments {
     return value;
   }
 }
+
+/** The prototype of objects to put names into: setters on a polluted Object.prototype would swallow them. */
+const nothing: object = Object.freeze(Object.create(null));
 
 function isSameShape(a: readonly number[], b: readonly number[]): boolean {
   if (a.length !== b.length) return false;

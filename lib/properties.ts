@@ -4,13 +4,12 @@
  * longer to make than to read.
  */
 export class Properties {
-  readonly #names: string[];
+  readonly #names: string[] = [];
   readonly #values: unknown[] = [];
 
   constructor(object: object) {
-    this.#names = Object.keys(object);
-    for (let i = 0; i < this.#names.length; i++) {
-      const value = (object as Record<string, unknown>)[this.#names[i]!];
+    for (const [name, value] of Object.entries(object)) {
+      this.#names.push(name);
       this.#values.push(Array.isArray(value) ? elementsOf(value) : value);
     }
   }

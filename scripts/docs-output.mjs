@@ -33,7 +33,7 @@ function same(printed, shown) {
   const number = /-?\d+\.\d+(?:e[-+]?\d+)?/g;
   const [a, b] = [printed, shown].map((text) => (text.match(number) ?? []).map(Number));
   if (printed.replaceAll(number, "#") !== shown.replaceAll(number, "#")) return false;
-  return a.every((value, i) => Math.abs(value - b[i]) <= 1e-7 + 1e-6 * Math.abs(b[i]));
+  return a.every((value, i) => Math.abs(value - b[i]) <= 1e-9 + 1e-6 * Math.abs(b[i]));
 }
 
 if (check) {

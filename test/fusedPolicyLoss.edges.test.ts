@@ -457,9 +457,22 @@ forEachDevice("a call in place that is refused leaves its out as it was", (devic
   assert.equal(out.gradLogits, first);
   const second = make();
   assert.equal(fusedPolicyLoss({ ...options, logits: second, out }).gradLogits, second);
-  const frozen = Object.freeze({ ...out });
-  assert.throws(
-    () => fusedPolicyLoss({ ...options, logits: make(), out: frozen }),
-    (error) => error instanceof FapoError && error.code === "ERR_INVALID_ARGUMENT",
-  );
+  const { gradLogits, ...others } = out;
+  const unsettable = {
+    frozen: Object.freeze({ ...out }),
+    "read-only": Object.defineProperty({ ...others }, "gradLogits", { value: gradLogits, enumerable: true }),
+    accessor: Object.defineProperty({ ...others }, "gradLogits", { get: () => gradLogits, enumerable: true }),
+    "not extensible": Object.preventExtensions({ ...others }),
+  };
+  for (const [what, given] of Object.entries(unsettable)) {
+    const logits = make();
+    assert.throws(
+      () => fusedPolicyLoss({ ...options, logits, out: given as never }),
+      (error) => error instanceof FapoError && error.code === "ERR_INVALID_ARGUMENT",
+      what,
+    );
+    assert.deepEqual([...device.floats(logits)], [0, 1, 2, 3], what);
+  }
+  const third = make();
+  assert.equal(fusedPolicyLoss({ ...options, logits: third, out: others as never }).gradLogits, third);
 });

@@ -226,6 +226,25 @@ for (const { name, op, good } of targets) {
     assertSameMaps(bits(device, call(withDevice(device))), expected);
   });
 
+  forEachDevice(`${name}: setters and read-only properties of a polluted prototype swallow no result`, (device) => {
+    const call = op as (options: Options) => object;
+    const expected = bits(device, call(withDevice(device)));
+    const results = Object.keys(call(withDevice(device)));
+    for (const result of results) {
+      for (const property of [{ set: () => {}, get: () => 7 }, { value: 7 }]) {
+        Object.defineProperty(Object.prototype, result, { ...property, configurable: true });
+        let got: object;
+        try {
+          got = call(withDevice(device));
+        } finally {
+          delete (Object.prototype as Options)[result];
+        }
+        assert.deepEqual(Object.keys(got), results, result);
+        assertSameMaps(bits(device, got), expected, result);
+      }
+    }
+  });
+
   forEachDevice(`${name}: inherited, frozen and null-prototype options`, (device) => {
     const call = op as (options: Options) => object;
     const expected = bits(device, call(withDevice(device)));

@@ -172,14 +172,22 @@ export function gradLogitsOf(
   inPlace: boolean,
 ): Tensor {
   if (!inPlace) return tensors.gradLogits;
-  const settable = result.gradLogits === logits || !Object.isFrozen(result);
+  const own = Object.getOwnPropertyDescriptor(result, "gradLogits");
+  const settable = own ? own.writable || own.value === logits : Object.isExtensible(result);
   if (!settable) args.fail("out", "an object whose gradLogits can be set to logits", result);
   return logits;
 }
 
 /** After the call, when nothing can fail any more: the logits have become their gradient. */
 export function setInPlace(result: Record<string, unknown>, logits: Tensor, inPlace: boolean): void {
-  if (inPlace && result.gradLogits !== logits) result.gradLogits = logits;
+  if (!inPlace) return;
+  if (!Object.hasOwn(result, "gradLogits")) {
+    // An assignment would run a setter of a polluted prototype.
+    const property = { __proto__: null, value: logits, writable: true, enumerable: true, configurable: true };
+    Object.defineProperty(result, "gradLogits", property);
+  } else if (result.gradLogits !== logits) {
+    result.gradLogits = logits;
+  }
 }
 
 /** A positive number. The kernels scale in float32, so it has to leave room for products with logits. */
