@@ -429,6 +429,27 @@ forEachDevice("the same bits run to run, for any number of threads and in a work
   assertSameBits(got.gradLogits, expected.gradLogits);
 });
 
+// A GPU has one way to write, whatever the size.
+forEachDevice("an out that is too large for the caches gets the bits of a call in place", (device) => {
+  if (device.name !== "cpu") return;
+  const { threads } = devices().cpu;
+  const vocab = 7_699; // rows begin at any place of a cache line
+  for (const dtype of floatDTypes) {
+    const rows = dtype === "float32" ? 1_111 : 2_222; // 34 MB
+    const batch = policyBatch(rows, vocab, dtype, 12);
+    try {
+      for (const count of [1, 3]) {
+        setThreads(count);
+        const copy = { ...batch, data: batch.data.slice() };
+        const expected = read(device, runFused(device, copy, { ...batch.options, inPlace: true }));
+        assertSameOutputs(read(device, runFused(device, batch, batch.options)), expected, `${dtype}, ${count} threads`);
+      }
+    } finally {
+      setThreads(threads);
+    }
+  }
+});
+
 forEachDevice("an ignored row is read by no part of the op, whatever ignoreIndex is", (device) => {
   const random = rng(3);
   const batch = normalBatch(4, 9, "float32");

@@ -38,11 +38,13 @@ class ForwardBackward {
   ForwardBackward(const Fused& fused, const RowParts& parts)
       : args_(fused.args), plan_(fused.plan), parts_(parts), row_(fused.args.tokens.scale, parts) {}
 
-  void start(int64_t i) {
+  void start(int64_t i, bool more) {
     i_ = i;
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
+    const bool asks = streamed_ && more && counted_target(args_.tokens, i + 1) != kIgnored;
+    next_ = asks ? args_.tokens.row<T>(i + 1) : nullptr;
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 
@@ -85,7 +87,10 @@ class ForwardBackward {
     if constexpr (std::is_same_v<T, float>) {
       if (keeps_powers_) return row_.scale_in_place(out_, part);
     }
-    row_.gradient(out_, x_, part, streamed_);
+    // Storing past the caches leaves time to read: as much of the next row as this pass has done of this one, from its
+    // end to its beginning.
+    const int64_t done = parts_.vocab - parts_.begin(part) - parts_.size(part);
+    row_.gradient(out_, x_, part, {streamed_, next_ == nullptr ? nullptr : next_ + done});
   }
 
   const FusedPolicyLoss& args_;
@@ -99,6 +104,7 @@ class ForwardBackward {
   int64_t i_ = 0;
   int64_t target_ = kIgnored;
   const T* x_ = nullptr;
+  const T* next_ = nullptr;  // to be asked for while this row's gradient is written
   T* out_ = nullptr;
 };
 

@@ -57,7 +57,7 @@ class Forward {
 
   Forward(const TokenLogprob& args, const RowParts& parts) : args_(args), row_(args.tokens.scale, parts) {}
 
-  void start(int64_t i) {
+  void start(int64_t i, bool) {
     i_ = i;
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
@@ -93,7 +93,7 @@ class Backward {
   Backward(const TokenLogprobBackward& args, const RowParts& parts)
       : args_(args), parts_(parts), row_(args.tokens.scale, parts) {}
 
-  void start(int64_t i) {
+  void start(int64_t i, bool) {
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
     const int64_t target = counted_target(args_.tokens, i);
@@ -108,7 +108,7 @@ class Backward {
 
   void part(int, int64_t part) {
     if (!row_.pulled()) return fill_zero(out_, parts_, part);
-    row_.gradient(out_, x_, part, streamed_);
+    row_.gradient(out_, x_, part, {.streamed = streamed_});
   }
 
   void end(int) {}

@@ -39,6 +39,15 @@ struct GradientMap {
   float linear;
 };
 
+// How a gradient goes to memory.
+template <typename T>
+struct GradientMemory {
+  bool streamed = false;     // stores past the caches, for outputs that do not fit them
+  const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default those that follow in x
+
+  GradientMemory from(int64_t begin) const { return {streamed, ahead == nullptr ? nullptr : ahead + begin}; }
+};
+
 template <typename T>
 struct RowKernels {
   using Sum = PartialSum (*)(const T* x, int64_t n, const RowMap& map);
@@ -51,8 +60,9 @@ struct RowKernels {
   PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const RowMap& map);
   // The largest element, -Infinity for n = 0. A NaN may be passed over: it comes out of the sum.
   float (*max)(const T* x, int64_t n);
-  // [cap][entropy]; out may be x. `streamed`: stores past the caches, for outputs that do not fit them.
-  void (*gradient[2][2])(T* out, const T* x, int64_t n, const RowMap& map, GradientMap gradient, bool streamed);
+  // [cap][entropy]; out may be x.
+  void (*gradient[2][2])(T* out, const T* x, int64_t n, const RowMap& map, GradientMap gradient,
+                         const GradientMemory<T>& memory);
   // x *= factor; float32 alone, null otherwise.
   void (*scale)(T* x, int64_t n, float factor);
   // A copy past the caches, for measuring memory; float32 alone, null otherwise.

@@ -1,5 +1,6 @@
 #pragma once
 // How the CPU walks over rows of logits.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <thread>
@@ -22,13 +23,14 @@ inline int64_t counted_target(const TokenLogits& tokens, int64_t row) {
   return id == tokens.ignore_index || id < 0 || id >= tokens.vocab ? kIgnored : id;
 }
 
-// An op over rows: for each row start(row), then kPasses times part(pass, part) of every part of the row and
-// end(pass). The object is of one row at a time, and parts of a pass may run at once.
+// An op over rows: for each row start(row, more), then kPasses times part(pass, part) of every part of the row and
+// end(pass). The object is of one row at a time, and parts of a pass may run at once. `more`: the row after it is the
+// next of this thread.
 //
 //   struct Op {
 //     static constexpr int kPasses;
 //     Op(const Args& args, const RowParts& parts);
-//     void start(int64_t row);
+//     void start(int64_t row, bool more);
 //     void part(int pass, int64_t part);
 //     void end(int pass);
 //   };
@@ -63,7 +65,7 @@ void share_rows(const Args& args, int64_t rows, const RowParts& parts, int64_t w
   thread_local std::vector<SharedRow<Op>> shared;  // kept, so that a training loop allocates nothing
   shared.clear();
   shared.reserve(static_cast<size_t>(rows));
-  for (int64_t i = 0; i < rows; ++i) shared.emplace_back(args, parts).op.start(i);
+  for (int64_t i = 0; i < rows; ++i) shared.emplace_back(args, parts).op.start(i, false);
   const int64_t lag = 1 + threads / parts.count;
   const int64_t per_step = Op::kPasses * parts.count;
   const auto run = [&rows_of = shared, &parts, rows, lag, per_step](int64_t begin, int64_t end) {
@@ -89,12 +91,15 @@ void for_each_row(const Args& args, const TokenLogits& tokens) {
   if (threads > 1 && parts.count > 1 && tokens.rows < kEvenly * threads) {
     return share_rows<Op>(args, tokens.rows, parts, work, threads);
   }
-  // Few enough rows a chunk to balance the threads, enough to pay for the counter: about 64 KB.
-  const int64_t chunk = 1 + (int64_t{64} << 10) / row_work;
+  // Few enough rows a chunk to balance the threads, enough to pay for the counter, about 64 KB; of many rows a few
+  // more, so that most have one after them.
+  constexpr int64_t kFew = 8, kBalanced = 32;
+  const int64_t chunk =
+      std::max(1 + (int64_t{64} << 10) / row_work, std::min(kFew, tokens.rows / (kBalanced * threads)));
   parallel_for(tokens.rows, chunk, work, [&](int64_t begin, int64_t end) {
     Op op(args, parts);
     for (int64_t i = begin; i < end; ++i) {
-      op.start(i);
+      op.start(i, i + 1 < end);
       for (int pass = 0; pass < Op::kPasses; ++pass) {
         // The way back: what the pass before left last is in the nearest cache.
         for (int64_t k = 0; k < parts.count; ++k) op.part(pass, pass % 2 == 0 ? k : parts.count - 1 - k);

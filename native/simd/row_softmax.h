@@ -94,11 +94,11 @@ class CpuSoftmaxRow {
   // Whether there is a gradient at all.
   bool pulled() const { return !pull_.none(); }
 
-  // out = gradient; out may be x.
-  void gradient(T* out, const T* x, int64_t part, bool streamed) const {
+  // out = gradient; out may be x. memory.ahead is as long as the part.
+  void gradient(T* out, const T* x, int64_t part, const GradientMemory<T>& memory) const {
     const auto& kernel = kernels_.gradient[scale_.capped()][pull_.entropy != 0.0];
     each_segment(out, part, [&](int64_t begin, int64_t n, float reference, const GradientMap& map) {
-      kernel(out + begin, x + begin, n, map_from(reference), map, streamed);
+      kernel(out + begin, x + begin, n, map_from(reference), map, memory.from(begin - parts_.begin(part)));
     });
   }
 
