@@ -231,12 +231,15 @@ function load(): Addon {
 /** Runs an op of the addon; what it throws becomes one sentence that starts with the op's name. */
 export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
   const native = addon();
-  if (!ordered.has(op)) {
-    expectOrder(op, native.fields[op], args);
-    ordered.add(op);
+  const fields = native.fields[op];
+  let count = counts.get(op);
+  if (count === undefined) {
+    expectOrder(op, fields, args);
+    count = countOf(fields);
+    counts.set(op, count);
   }
-  const values: unknown[] = [];
-  collect(native.fields[op], args, values);
+  const values = new Array<unknown>(count);
+  collect(fields, args, values, 0);
   try {
     native[op](...values);
   } catch (error) {
@@ -245,20 +248,27 @@ export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<Nat
 }
 
 /**
- * The values of literals made in lib/ops, which name the fields in the order of the argument struct: reading them one
- * by one under names known at run time would take as long as the op.
+ * Puts into `values`, from `next` on, those of literals made in lib/ops, which name the fields in the order of the
+ * argument struct: reading them one by one under names known at run time would take as long as the op.
+ *
+ * @returns where the next value goes
  */
-function collect(fields: Fields, from: object, values: unknown[]): void {
+function collect(fields: Fields, from: object, values: unknown[], next: number): number {
   const own = Object.values(from);
   for (let i = 0; i < fields.length; i++) {
     const field = fields[i]!;
-    if (typeof field === "string") values.push(own[i]);
-    else collect(field[1], own[i] as object, values);
+    if (typeof field === "string") values[next++] = own[i];
+    else next = collect(field[1], own[i] as object, values, next);
   }
+  return next;
 }
 
-/** The ops whose literals were seen to be in the right order. */
-const ordered = new Set<keyof NativeOps>();
+/** How many values the ops take whose literals were seen to be in the right order. */
+const counts = new Map<keyof NativeOps, number>();
+
+function countOf(fields: Fields): number {
+  return fields.reduce((count, field) => count + (typeof field === "string" ? 1 : countOf(field[1])), 0);
+}
 
 function expectOrder(op: string, fields: Fields, from: object): void {
   const expected = fields.map((field) => (typeof field === "string" ? field : field[0]));

@@ -1,17 +1,21 @@
 /**
  * The own properties of an object of the caller's and the elements of plain arrays in it, each read once: no getter,
  * Proxy or polluted prototype is consulted after that. Looked for one by one: there are few, and a Map of them takes
- * longer to make than to read.
+ * longer to make than to read; so do entries, and arrays that grow.
  */
 export class Properties {
-  readonly #names: string[] = [];
-  readonly #values: unknown[] = [];
+  readonly #names: string[];
+  readonly #values: unknown[];
 
   constructor(object: object) {
-    for (const [name, value] of Object.entries(object)) {
-      this.#names.push(name);
-      this.#values.push(Array.isArray(value) ? elementsOf(value) : value);
+    const names = Object.keys(object);
+    const values = new Array<unknown>(names.length);
+    for (let i = 0; i < names.length; i++) {
+      const value = (object as Record<string, unknown>)[names[i]!];
+      values[i] = Array.isArray(value) ? elementsOf(value) : value;
     }
+    this.#names = names;
+    this.#values = values;
   }
 
   /** Takes a value out; undefined when it is absent or undefined. */
