@@ -45,9 +45,16 @@ struct Loop {
   void work() {
     for (;;) {
       const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= count) return;
+      if (begin >= count) return publish();
       fn(context, begin, std::min(begin + chunk, count));
     }
+  }
+
+  // What was stored past the caches has no order with other stores, that the loop is done among them.
+  static void publish() {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
   }
 };
 

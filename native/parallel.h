@@ -35,9 +35,10 @@ using ChunkFunction = void (*)(const void* context, int64_t begin, int64_t end);
 void parallel_for(int64_t count, int64_t chunk, int64_t work, ChunkFunction fn, const void* context);
 }  // namespace detail
 
-// Calls fn(begin, end) for chunks that cover 0..count. Returns when all are done and no thread holds a pointer of the
-// caller's. `work` is that of the whole loop, as for threads_for. Chunks are handed out from the first to the last, and
-// run at once and in any order, so fn writes what depends on its own indices alone.
+// Calls fn(begin, end) for chunks that cover 0..count. Returns when all are done, what they stored past the caches
+// included, and no thread holds a pointer of the caller's. `work` is that of the whole loop, as for threads_for. Chunks
+// are handed out from the first to the last, and run at once and in any order, so fn writes what depends on its own
+// indices alone.
 template <typename Fn>
 void parallel_for(int64_t count, int64_t chunk, int64_t work, const Fn& fn) {
   detail::parallel_for(

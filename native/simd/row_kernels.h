@@ -42,7 +42,7 @@ struct GradientMap {
 // How a gradient goes to memory.
 template <typename T>
 struct GradientMemory {
-  bool streamed = false;     // stores past the caches, for outputs that do not fit them
+  bool streamed = false;  // stores past the caches, for outputs that do not fit them; parallel_for puts them in order
   const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default those that follow in x
 
   GradientMemory from(int64_t begin) const { return {streamed, ahead == nullptr ? nullptr : ahead + begin}; }
@@ -65,7 +65,7 @@ struct RowKernels {
                          const GradientMemory<T>& memory);
   // x *= factor; float32 alone, null otherwise.
   void (*scale)(T* x, int64_t n, float factor);
-  // A copy past the caches, for measuring memory; float32 alone, null otherwise.
+  // A copy past the caches, as streamed gradients, for measuring memory; float32 alone, null otherwise.
   void (*copy_streamed)(T* out, const T* x, int64_t n);
 };
 

@@ -379,9 +379,8 @@ void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap 
   const Mapping map(row_map);
   with_map<kCapped>(
       row_map, [&]<Map kMap>() __attribute__((always_inline)) {
-        if (!memory.streamed) return gradient_loop<T, kMap, kEntropy, false>(out, x, n, map, g, memory.ahead);
-        gradient_loop<T, kMap, kEntropy, true>(out, x, n, map, g, memory.ahead);
-        stream_fence();
+        if (memory.streamed) return gradient_loop<T, kMap, kEntropy, true>(out, x, n, map, g, memory.ahead);
+        gradient_loop<T, kMap, kEntropy, false>(out, x, n, map, g, memory.ahead);
       });
 }
 
@@ -409,7 +408,6 @@ void copy_streamed(float* out, const float* x, int64_t n) {
     store<true>(out + i, y);
   }
   for (; i < n; ++i) out[i] = x[i];
-  stream_fence();
 }
 
 template <typename T>

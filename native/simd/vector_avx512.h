@@ -135,4 +135,3 @@ INLINE Vec power_of_two(Vec n) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), 
 INLINE Vec round_to_nearest(Vec y) {
   return {_mm512_roundscale_ps(y.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-INLINE void stream_fence() { _mm_sfence(); }
