@@ -16,14 +16,14 @@ import { bytesPer, checkGradients, firstRows, gradScaleOf, manyRows, shapeName, 
 
 export const fusedPolicyLossBench: OpBench = { op: "fusedPolicyLoss", cases };
 
-type Special = "entropy" | "half masked" | "zero advantages";
+type Special = "entropy" | "half masked" | "zero advantages" | "allocated";
 
 interface Variant {
   inPlace: boolean;
   special?: Special;
 }
 
-function cases({ shapes, dtypes, device }: CaseOptions): BenchCase[] {
+function cases({ shapes, dtypes, device, quick }: CaseOptions): BenchCase[] {
   const all = shapes.flatMap((shape) =>
     dtypes.flatMap((dtype) => [
       fused(shape, dtype, device, { inPlace: true }),
@@ -35,6 +35,8 @@ function cases({ shapes, dtypes, device }: CaseOptions): BenchCase[] {
             fused(shape, dtype, device, { inPlace: true, special: "zero advantages" }),
           ]
         : []),
+      // Fresh memory costs what the system makes of it: nothing to guard an op by.
+      ...(manyRows(shape) && !quick ? [fused(shape, dtype, device, { inPlace: false, special: "allocated" })] : []),
     ]),
   );
   return [...all, { ...fused(tinyShape, "float32", device, { inPlace: false }), overhead: true }];
@@ -79,7 +81,7 @@ function prepare(batch: VocabBatch, dtype: FloatDType, { inPlace, special }: Var
     ...(mask && { responseMask: put(mask, device) }),
   };
   const out: FusedPolicyLossResult = fusedPolicyLoss(options);
-  const again = { ...options, out };
+  const again = special === "allocated" ? options : { ...options, out };
   const call = (): void => void fusedPolicyLoss(again);
   const results = (): FusedPolicyLossResult => {
     batch.restore();

@@ -167,6 +167,8 @@ interface Addon extends AddonOps {
   readonly isa: "baseline" | "avx2" | "avx512";
   setThreads(threads: number): void;
   threads(): number;
+  /** For an array that nobody has written to yet; see native/huge_pages.h. */
+  preferHugePages(array: TensorData): void;
   /** Takes what the library of CUDA kernels exports. The functions below need it. */
   openCuda(library: unknown): void;
   cudaProbe(): CudaProbe;

@@ -260,12 +260,17 @@ export function allocate<D extends DType>(op: string, shape: readonly number[], 
 
 function newArray(op: string, shape: readonly number[], dtype: DType): TensorData {
   try {
-    return new arrayTypes[dtype](sizeOf(shape));
+    const array = new arrayTypes[dtype](sizeOf(shape));
+    if (array.byteLength >= worthHugePages) call(op, (native) => native.preferHugePages(array));
+    return array;
   } catch (cause) {
     const message = `${op}: no memory for ${article(dtype)} tensor [${shape.join(", ")}]`;
     throw new FapoError("ERR_OUT_OF_MEMORY", message, { cause });
   }
 }
+
+/** Bytes that have a page of 2 MB within, wherever they begin. */
+const worthHugePages = 2 ** 22;
 
 function newDeviceMemory(
   op: string,

@@ -7,6 +7,7 @@
 
 #include "native/backend.h"
 #include "native/error.h"
+#include "native/huge_pages.h"
 #include "native/memory_floor.h"
 #include "native/parallel.h"
 #include "native/simd/row_kernels.h"
@@ -464,6 +465,14 @@ Bytes host_bytes(Napi::Env env, napi_value array) {
   return {data, static_cast<int64_t>(length) * element};
 }
 
+// preferHugePages(array)
+void prefer_huge_pages_of(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const Bytes all = host_bytes(info.Env(), info[0]);
+    prefer_huge_pages(all.data, all.size);
+  });
+}
+
 // `bytes` of a piece of device memory from `offset` on.
 void* device_bytes(const DeviceMemory& memory, const Napi::Value& offset, int64_t bytes) {
   const int64_t begin = bytes_from(offset);
@@ -546,6 +555,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("isa", Napi::String::New(env, isa_kernels().name));
   function("setThreads", set_threads_from);
   function("threads", get_threads);
+  function("preferHugePages", prefer_huge_pages_of);
   Napi::Object fields = Napi::Object::New(env);
   const auto op = [&]<typename Args, void (*run)(const Args&)>(const char* name) {
     function(name, call<Args, run>);

@@ -1,5 +1,6 @@
 /** Tensors, and what there is to run on. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { inspect } from "node:util";
 import {
@@ -427,4 +428,29 @@ test("console.log shows values, and JSON takes a scalar for its number", () => {
   assert.equal(inspect(cast(matrix, "bfloat16")), "bfloat16 tensor [2, 2] on cpu: [ 1, 2.5, 3, 4 ]");
   matrix.dispose();
   assert.equal(inspect(matrix), "float32 tensor [2, 2] on cpu, disposed");
+});
+
+test("large arrays are first written to in pages of 2 MB, where there are such pages", (context) => {
+  // What was asked for is a flag of each piece of memory: "hg".
+  const wished = (): number => {
+    const pieces = readFileSync("/proc/self/smaps", "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+    const kilobytes = pieces.map((piece) =>
+      /^VmFlags:.* hg/m.test(piece) ? Number(/^Size: +(\d+)/m.exec(piece)![1]) : 0,
+    );
+    return 1024 * kilobytes.reduce((sum, size) => sum + size, 0);
+  };
+  try {
+    if (/\[never\]/.test(readFileSync("/sys/kernel/mm/transparent_hugepage/enabled", "utf8"))) throw new Error("never");
+    wished();
+  } catch (error) {
+    return context.skip(`no huge pages here: ${(error as Error).message}`);
+  }
+  const before = wished();
+  const made = zeros([2 ** 24]);
+  const grown = wished() - before;
+  assert.ok(grown >= 2 ** 26 - 2 ** 22 && grown <= 2 ** 26 + 2 ** 22, `${grown} bytes more`);
+  assert.equal(made.data.length, 2 ** 24);
+  const small = zeros([2 ** 19]);
+  assert.equal(wished() - before, grown);
+  assert.equal(small.data.length, 2 ** 19);
 });
