@@ -167,7 +167,7 @@ interface Addon extends AddonOps {
   readonly isa: "baseline" | "avx2" | "avx512";
   setThreads(threads: number): void;
   threads(): number;
-  /** For an array that nobody has written to yet; see native/huge_pages.h. */
+  /** For an array that is about to be written as a whole; see native/huge_pages.h. */
   preferHugePages(array: TensorData): void;
   /** Takes what the library of CUDA kernels exports. The functions below need it. */
   openCuda(library: unknown): void;
@@ -234,13 +234,14 @@ function load(): Addon {
 export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
   const native = addon();
   const fields = native.fields[op];
-  let count = counts.get(op);
-  if (count === undefined) {
+  let places = placesOf.get(op);
+  if (places === undefined) {
     expectOrder(op, fields, args);
-    count = countOf(fields);
-    counts.set(op, count);
+    places = Array.from<unknown>({ length: countOf(fields) });
+    placesOf.set(op, places);
   }
-  const values = new Array<unknown>(count);
+  // A copy has elements of its own: setters on a polluted Array.prototype would swallow what goes into holes.
+  const values = places.slice();
   collect(fields, args, values, 0);
   try {
     native[op](...values);
@@ -265,8 +266,8 @@ function collect(fields: Fields, from: object, values: unknown[], next: number):
   return next;
 }
 
-/** How many values the ops take whose literals were seen to be in the right order. */
-const counts = new Map<keyof NativeOps, number>();
+/** A place for each value that an op takes, where its literals were seen to be in the right order. */
+const placesOf = new Map<keyof NativeOps, readonly unknown[]>();
 
 function countOf(fields: Fields): number {
   return fields.reduce((count, field) => count + (typeof field === "string" ? 1 : countOf(field[1])), 0);

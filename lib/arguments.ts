@@ -64,7 +64,7 @@ export class Arguments {
   constructor(op: string, options: unknown) {
     this.op = op;
     expect(typeof options === "object" && options !== null, op, "options", "an object", options);
-    this.#options = new Properties(options);
+    this.#options = new Properties(op, options);
   }
 
   /** Takes an option out; undefined when it is absent or undefined. */
@@ -258,7 +258,7 @@ export class Arguments {
     if (typeof out !== "object" || out === null || Array.isArray(out) || isTensor(out)) {
       this.fail("out", `the result of an earlier ${this.op}`, out);
     }
-    this.#out = { object: out as Record<string, unknown>, properties: new Properties(out) };
+    this.#out = { object: out as Record<string, unknown>, properties: new Properties(this.op, out, "out.") };
     return this.#out;
   }
 
@@ -329,7 +329,7 @@ export class Arguments {
       this.#expectWhole(name, value);
     } else {
       const data = memory(this.op, name, value);
-      const length = shape[0] ?? 1;
+      const length = shape.length === 0 ? 1 : shape[0]!;
       if (data.length !== length) this.fail(`${name}.data`, `of ${length} elements`, data);
     }
     // Where only typed arrays are given and no device, outputs do not choose one.

@@ -1,3 +1,5 @@
+import { expect } from "./check.ts";
+
 /**
  * The own properties of an object of the caller's and the elements of plain arrays in it, each read once: no getter,
  * Proxy or polluted prototype is consulted after that. Looked for one by one: there are few, and a Map of them takes
@@ -7,15 +9,21 @@ export class Properties {
   readonly #names: string[];
   readonly #values: unknown[];
 
-  constructor(object: object) {
-    const names = Object.keys(object);
-    const values = new Array<unknown>(names.length);
-    for (let i = 0; i < names.length; i++) {
-      const value = (object as Record<string, unknown>)[names[i]!];
-      values[i] = Array.isArray(value) ? elementsOf(value) : value;
+  /** `prefix` goes before the names in messages. */
+  constructor(op: string, object: object, prefix = "") {
+    this.#names = Object.keys(object);
+    this.#values = Object.values(object);
+    if (this.#names.length !== this.#values.length) {
+      // A getter has taken others away.
+      const entries = Object.entries(object);
+      this.#names = entries.map(([name]) => name);
+      this.#values = entries.map(([, value]) => value);
     }
-    this.#names = names;
-    this.#values = values;
+    const values = this.#values;
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i];
+      if (Array.isArray(value)) values[i] = elementsOf(op, `${prefix}${this.#names[i]}`, value);
+    }
   }
 
   /** Takes a value out; undefined when it is absent or undefined. */
@@ -42,8 +50,14 @@ export class Properties {
   }
 }
 
-function elementsOf(array: readonly unknown[]): unknown[] {
-  const copy = new Array<unknown>(array.length);
-  for (let i = 0; i < copy.length; i++) copy[i] = array[i];
+/** Longer plain arrays are mistakes, or sparse: a copy of one could take all memory. */
+const mostElements = 2 ** 24;
+
+function elementsOf(op: string, name: string, array: readonly unknown[]): unknown[] {
+  const { length } = array;
+  const fits = Number.isInteger(length) && length >= 0 && length <= mostElements;
+  expect(fits, op, name, `a typed array where it is longer than ${mostElements}`, array);
+  const copy = new Array<unknown>(length);
+  for (let i = 0; i < length; i++) copy[i] = array[i];
   return copy;
 }

@@ -149,7 +149,7 @@ export function memory(op: string, argument: string, tensor: Tensor): Memory {
 /** The elements as an array of the host: a copy of what is on a GPU, after a wait for it. */
 export function onHost(op: string, data: Memory, dtype: DType, length: number = data.length): TensorData {
   if (!(data instanceof DeviceMemory)) return data;
-  const copy = newArray(op, [length], dtype);
+  const copy = newOutputArray(op, [length], dtype);
   call(op, (native) => native.copyToHost(copy, data.handle, data.offset));
   return copy;
 }
@@ -254,23 +254,28 @@ export function zeros<D extends DType = "float32">(shape: readonly number[], opt
 
 /** A new tensor for the output of an op: on a GPU it holds anything. */
 export function allocate<D extends DType>(op: string, shape: readonly number[], dtype: D, device: number): Tensor<D> {
-  if (device === cpuDevice) return makeTensor(newArray(op, shape, dtype), shape, dtype);
+  if (device === cpuDevice) return makeTensor(newOutputArray(op, shape, dtype), shape, dtype);
   return makeTensor(newDeviceMemory(op, device, shape, dtype, false), shape, dtype);
 }
 
 function newArray(op: string, shape: readonly number[], dtype: DType): TensorData {
   try {
-    const array = new arrayTypes[dtype](sizeOf(shape));
-    if (array.byteLength >= worthHugePages) call(op, (native) => native.preferHugePages(array));
-    return array;
+    return new arrayTypes[dtype](sizeOf(shape));
   } catch (cause) {
     const message = `${op}: no memory for ${article(dtype)} tensor [${shape.join(", ")}]`;
     throw new FapoError("ERR_OUT_OF_MEMORY", message, { cause });
   }
 }
 
-/** Bytes that have a page of 2 MB within, wherever they begin. */
-const worthHugePages = 2 ** 22;
+/** For what is about to be written from its first element to its last: zeros that stay untouched cost no memory. */
+function newOutputArray(op: string, shape: readonly number[], dtype: DType): TensorData {
+  const array = newArray(op, shape, dtype);
+  if (array.byteLength >= separateMemory) call(op, (native) => native.preferHugePages(array));
+  return array;
+}
+
+/** Bytes from which on glibc's malloc always takes memory for an array alone from the system. */
+const separateMemory = 2 ** 25;
 
 function newDeviceMemory(
   op: string,
@@ -342,7 +347,7 @@ export function deviceNumber(op: string, argument: string, device: unknown): num
 export function ownOptions(op: string, options: unknown): Record<string, unknown> {
   expect(typeof options === "object" && options !== null, op, "options", "an object", options);
   const copy: Record<string, unknown> = Object.create(null);
-  for (const name of Object.keys(options)) copy[name] = (options as Record<string, unknown>)[name];
+  for (const [name, value] of Object.entries(options)) copy[name] = value;
   return copy;
 }
 

@@ -245,6 +245,58 @@ for (const { name, op, good } of targets) {
     }
   });
 
+  forEachDevice(`${name}: accessors for indices of a polluted Array.prototype change no result`, (device) => {
+    const call = op as (options: Options) => object;
+    // The elements of plain arrays are made typed ones: holes in those are read through the prototype.
+    const own = withDevice(device);
+    const expected = bits(device, call(own));
+    const out = call(own);
+    for (let i = 0; i < 40; i++) {
+      Object.defineProperty(Array.prototype, i, { get: () => 42, set: () => {}, configurable: true });
+      try {
+        call({ ...own, out });
+      } finally {
+        delete (Array.prototype as unknown as Options)[i];
+      }
+      assertSameMaps(bits(device, out), expected, `${i}`);
+    }
+  });
+
+  forEachDevice(`${name}: a getter that takes another option away`, (device) => {
+    const call = op as (options: Options) => object;
+    const prototype = Object.prototype as Options;
+    for (const option of Object.keys(good()).slice(1)) {
+      const without = withDevice(device);
+      delete without[option];
+      const attempt = (options: Options): unknown => {
+        try {
+          return bits(device, call(options));
+        } catch (error) {
+          return `${error}`;
+        }
+      };
+      const expected = attempt(without);
+      const [first, ...rest] = Object.entries(withDevice(device));
+      const own: Options = {};
+      Object.defineProperty(own, first![0], {
+        enumerable: true,
+        get: () => {
+          delete own[option];
+          return first![1];
+        },
+      });
+      Object.assign(own, Object.fromEntries(rest));
+      try {
+        prototype[option] = 3;
+        const got = attempt(own);
+        delete prototype[option];
+        assert.deepEqual(got, expected, option);
+      } finally {
+        delete prototype[option];
+      }
+    }
+  });
+
   forEachDevice(`${name}: inherited, frozen and null-prototype options`, (device) => {
     const call = op as (options: Options) => object;
     const expected = bits(device, call(withDevice(device)));
@@ -321,6 +373,23 @@ forEachDevice(
         assert.ok(error instanceof FapoError, String(error));
       }
     }
+
+    // One that would take all memory, and lengths that no array has.
+    const sparse: number[] = [];
+    sparse.length = 2e8;
+    const long = /^groupAdvantage: expected valid to be a typed array where it is longer than 16777216, got \[/;
+    const ofLength = (length: number): number[] =>
+      new Proxy([], { get: (array, key) => (key === "length" ? length : Reflect.get(array, key)) });
+    const longer = [sparse, ...[2 ** 33, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY].map(ofLength)];
+    for (const valid of longer) {
+      const call = (): object => groupAdvantage({ ...options, rewards: [1, 2, 3], valid });
+      assert.throws(call, (error) => {
+        assert.ok(error instanceof FapoError, `${error}`);
+        assert.equal(error.code, "ERR_INVALID_ARGUMENT");
+        return true;
+      });
+    }
+    assertFails(() => groupAdvantage({ ...options, rewards: [1, 2, 3], valid: sparse }), "ERR_INVALID_ARGUMENT", long);
 
     // An array that shrinks or grows while it is read.
     for (const length of [0, 1000]) {
