@@ -408,6 +408,24 @@ forEachDevice("a polluted Object.prototype changes nothing", (device) => {
   }
 });
 
+forEachDevice("accessors for indices of a polluted Array.prototype change no result", (device) => {
+  const expected = device.read(runFused(goodOptions(device)).gradLogits);
+  for (let i = 0; i < 60; i++) {
+    for (const reuse of [true, false]) {
+      const options = goodOptions(device);
+      const call = reuse ? { ...options, out: runFused(options) } : options;
+      let got: ReturnType<typeof runFused>;
+      Object.defineProperty(Array.prototype, i, { get: () => 42, set: () => {}, configurable: true });
+      try {
+        got = runFused(call);
+      } finally {
+        delete (Array.prototype as unknown as Record<string, unknown>)[i];
+      }
+      assertSameBits(device.read(got.gradLogits), expected, `index ${i}`);
+    }
+  }
+});
+
 forEachDevice("inputs of a length per response may be plain arrays, and win where N equals S", (device) => {
   const batch = normalBatch(4, 9, "float32");
   const common = { logits: logitsTensor(device, batch), tokenIds: batch.tokenIds };

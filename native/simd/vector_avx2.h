@@ -79,6 +79,7 @@ INLINE void store_pair(f16* p, Vec a, Vec b) {
 }
 
 INLINE Vec round_to_nearest(Vec y) { return {_mm256_round_ps(y.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+
 // 2^n for whole n of -127 (which gives 0) to 127
 INLINE Vec power_of_two(Vec n) {
   return {_mm256_castsi256_ps(

@@ -102,6 +102,7 @@ INLINE Vec round_to_nearest(Vec y) {
 INLINE Vec scale_by_power(Vec r, Vec n) {
   return {reinterpret_cast<F4>(reinterpret_cast<I4>(r.v) + (__builtin_convertvector(n.v, I4) << 23))};
 }
+
 // 2^y: fraction in [-0.5, 0.5], the rest added to the exponent. Clamped to what that can hold: exactly 0 from -127
 // down, where the polynomial is 1; above 2^127 never needed. The clamps keep a NaN: max and min give their second
 // operand then.
