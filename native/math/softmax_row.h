@@ -11,8 +11,9 @@ struct ExpSum {
   double weighted = 0.0;
 
   // The same part measured from a reference that lies log2_shift (base 2) higher.
-  FAPO_HD ExpSum rebased(double log2_shift) const {
-    const double factor = exp2_of(-log2_shift);
+  FAPO_HD ExpSum rebased(double log2_shift) const { return rebased(log2_shift, exp2_of(-log2_shift)); }
+  // factor: 2^-log2_shift
+  FAPO_HD ExpSum rebased(double log2_shift, double factor) const {
     // Where the factor is 0 the shift may be infinite, and 0 * inf is NaN.
     return factor == 0.0 ? ExpSum{0.0 * sum, 0.0 * weighted}
                          : ExpSum{factor * sum, factor * (weighted - log2_shift * sum)};

@@ -43,18 +43,19 @@ class ForwardBackward {
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
-    const bool asks = streamed_ && more && counted_target(args_.tokens, i + 1) != kIgnored;
+    const bool asks = streamed_ && more && prefetch_distance() > 0 && counted_target(args_.tokens, i + 1) != kIgnored;
     next_ = asks ? args_.tokens.row<T>(i + 1) : nullptr;
+    prefetch_target<T>(args_.tokens, i + 1);
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 
-  void part(int pass, int64_t part) {
+  void parts(int pass, int64_t first, int64_t last) {
     if (pass == 0) {
-      if (target_ != kIgnored) measure(part);
+      if (target_ != kIgnored) measure(first, last);
     } else if (!row_.pulled()) {
-      fill_zero(out_, parts_, part);
+      fill_zero(out_, parts_, first, last);
     } else {
-      gradient(part);
+      gradient(first, last);
     }
   }
 
@@ -76,21 +77,24 @@ class ForwardBackward {
   }
 
  private:
-  void measure(int64_t part) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (keeps_powers_) return row_.measure_in_place(out_, part);
+  void measure(int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (keeps_powers_) {
+          row_.measure_in_place(out_, part);
+          continue;
+        }
+      }
+      row_.measure(x_, part, entropy_);
     }
-    row_.measure(x_, part, entropy_);
   }
 
-  void gradient(int64_t part) {
+  void gradient(int64_t first, int64_t last) {
     if constexpr (std::is_same_v<T, float>) {
-      if (keeps_powers_) return row_.scale_in_place(out_, part);
+      if (keeps_powers_) return row_.scale_in_place(out_, first, last);
     }
-    // Storing past the caches leaves time to read: as much of the next row as this pass has done of this one, from its
-    // end to its beginning.
-    const int64_t done = parts_.vocab - parts_.begin(part) - parts_.size(part);
-    row_.gradient(out_, x_, part, {streamed_, next_ == nullptr ? nullptr : next_ + done});
+    // Storing past the caches leaves time to read: as much of the next row as this pass has done of this one.
+    row_.gradient(out_, x_, first, last, {streamed_, next_});
   }
 
   const FusedPolicyLoss& args_;

@@ -61,11 +61,13 @@ class Forward {
     i_ = i;
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
+    prefetch_target<T>(args_.tokens, i + 1);
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 
-  void part(int, int64_t part) {
-    if (target_ != kIgnored) row_.measure(x_, part, entropy_);
+  void parts(int, int64_t first, int64_t last) {
+    if (target_ == kIgnored) return;
+    for (int64_t part = first; part < last; ++part) row_.measure(x_, part, entropy_);
   }
 
   void end(int) {
@@ -96,6 +98,7 @@ class Backward {
   void start(int64_t i, bool) {
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
+    prefetch_target<T>(args_.tokens, i + 1);
     const int64_t target = counted_target(args_.tokens, i);
     RowPull pull;
     if (target != kIgnored) {
@@ -106,9 +109,9 @@ class Backward {
     row_.pull(pull);
   }
 
-  void part(int, int64_t part) {
-    if (!row_.pulled()) return fill_zero(out_, parts_, part);
-    row_.gradient(out_, x_, part, {.streamed = streamed_});
+  void parts(int, int64_t first, int64_t last) {
+    if (!row_.pulled()) return fill_zero(out_, parts_, first, last);
+    row_.gradient(out_, x_, first, last, {.streamed = streamed_});
   }
 
   void end(int) {}

@@ -33,6 +33,14 @@ bool has_avx512() {
 }
 #endif
 
+bool is_zen4() {
+#if FAPO_X86
+  return __builtin_cpu_is("amdfam19h") && has_avx512();  // Zen 3 is of the same family
+#else
+  return false;
+#endif
+}
+
 const IsaKernels& choose() {
 #if FAPO_X86
   const char* const name = std::getenv("FAPO_ISA");
@@ -45,6 +53,12 @@ const IsaKernels& choose() {
 }
 
 }  // namespace
+
+uintptr_t prefetch_distance(bool streamed) {
+  static const bool zen4 = is_zen4();
+  if (zen4) return streamed ? 4096 : 0;
+  return 16384;
+}
 
 const IsaKernels& isa_kernels() {
   static const IsaKernels& kernels = choose();

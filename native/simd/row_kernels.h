@@ -43,7 +43,7 @@ struct GradientMap {
 template <typename T>
 struct GradientMemory {
   bool streamed = false;  // stores past the caches, for outputs that do not fit them; parallel_for puts them in order
-  const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default those that follow in x
+  const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default what is prefetch_distance() away
 
   GradientMemory from(int64_t begin) const { return {streamed, ahead == nullptr ? nullptr : ahead + begin}; }
 };
@@ -76,6 +76,14 @@ struct IsaKernels {
   RowKernels<bf16> bfloat16;
   RowKernels<f16> float16;
 };
+
+// How many bytes ahead the loops ask for memory, 0: not at all.
+//
+// The more a loop computes, the less of the latency of memory is covered by what a core has in flight of its own
+// accord: on Zen 5 the forward pass in float32 runs at 83 % of the speed of memory without asking ahead, at 97 % with
+// it, and from 8 to 32 KB the distance does not matter. Zen 4 does best by itself: asked 4 to 16 KB ahead, its loops
+// take 7 to 16 % longer. Only what stores past the caches, a copy above all, gains a few per cent from 2 to 8 KB.
+uintptr_t prefetch_distance(bool streamed = false);
 
 // The best that this machine runs, or what FAPO_ISA names (baseline, avx2, avx512) if the machine runs it.
 const IsaKernels& isa_kernels();

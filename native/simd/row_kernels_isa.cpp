@@ -30,8 +30,9 @@ namespace {
 
 constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency of the polynomial
 constexpr int64_t kGroup = kUnroll * Vec::kLanes;
-// Sums in float32 take kShort additions, kShort of those make a block, and blocks add up in float64: 2 kShort + 2
-// roundings of 6e-8 at the most, also where all of them go the same way, as behind one likely token they do.
+// A group is added up in pairs, kShort groups make a short sum and kShort of those a block, all in float32, and blocks
+// add up in float64: 2 kShort + 2 roundings of 6e-8 at the most, also where all of them go the same way, as behind one
+// likely token they do.
 constexpr int64_t kShort = 6;
 constexpr int64_t kBlock = kShort * kShort * kGroup;
 
@@ -46,23 +47,14 @@ INLINE void load(const T* p, Vec (&x)[kUnroll]) {
   UNROLL for (int u = 0; u < kUnroll; u += 2) load_pair(p + u * Vec::kLanes, x[u], x[u + 1]);
 }
 
-// The more a loop computes, the less of the latency of memory is covered by what a core has in flight of its own
-// accord: on Zen 5 the forward pass in float32 runs at 83 % of the speed of memory without asking ahead, at 97 % with
-// it, and from 8 to 32 KB the distance does not matter.
-constexpr uintptr_t kAhead = 16384;
-
-// Asks for a group at an address, which may lie beyond everything.
+// Asks for a group some bytes after p, which may lie beyond everything.
 template <typename T>
-INLINE void prefetch_group(uintptr_t address) {
+INLINE void prefetch(const T* p, uintptr_t distance) {
   constexpr uintptr_t kLine = 64;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p) + distance;
   UNROLL for (uintptr_t byte = 0; byte < kGroup * sizeof(T); byte += kLine) {
     __builtin_prefetch(reinterpret_cast<const void*>(address + byte));
   }
-}
-
-template <typename T>
-INLINE void prefetch(const T* p) {
-  prefetch_group<T>(reinterpret_cast<uintptr_t>(p) + kAhead);
 }
 
 template <bool kStreamed, typename T>
@@ -156,11 +148,12 @@ INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& 
 // Of `groups` groups. A NaN may be overlooked.
 template <typename T>
 INLINE Vec greatest(const T* p, int64_t groups) {
+  const uintptr_t distance = prefetch_distance();
   Vec top[kUnroll];
   UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = Vec::of(kNegInf);
   for (int64_t g = 0; g < groups; ++g, p += kGroup) {
     Vec v[kUnroll];
-    prefetch(p);
+    prefetch(p, distance);
     load(p, v);
     UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = max(v[u], top[u]);
   }
@@ -173,20 +166,22 @@ template <typename T, Map kMap, bool kEntropy, bool kChecked, bool kInPlace>
 INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
   const Mapping map(row_map);
   const Exp2 exp2;
+  const uintptr_t distance = prefetch_distance();
   PartialSum total{0.0, 0.0, n};
   bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
   bool guarded = kChecked && kInPlace;
+  constexpr bool kKeep = kInPlace || kEntropy;
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t end = block + kBlock < n ? block + kBlock : n;
-    Vec sum[kUnroll], weighted[kUnroll], long_sum[kUnroll], long_weighted[kUnroll];
+    Vec sum, weighted, long_sum, long_weighted;
 
     // How many of the groups were added. kGuarded: before the first that does not fit.
     const auto add_run = [&]<bool kGuarded, bool kMasked>(T * p, int64_t groups) __attribute__((always_inline)) {
-      UNROLL for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
+      sum = weighted = Vec::of(0.0f);
       // Unrolled, it would have two dozen places that load, each far from its next: prefetchers follow few.
       ROLLED for (int64_t g = 0; g < groups; ++g, p += kGroup) {
         Vec y[kUnroll], unused[kUnroll], exponent[kUnroll];
-        prefetch(p);
+        prefetch(p, distance);
         load(p, y);
         map_logits<kMap>(y, unused, map);
         if constexpr (kGuarded) {
@@ -197,10 +192,11 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
           // 0 * -inf is NaN; 2^-1000 is 0 as well.
           UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = kMasked ? max(Vec::of(-1000.0f), y[u]) : y[u];
         }
-        exp2.template add<kInPlace || kEntropy>(y, sum);
+        sum = sum + exp2.template sum<kKeep>(y);
         if constexpr (kInPlace) store<false>(p, y);
         if constexpr (kEntropy) {
-          UNROLL for (int u = 0; u < kUnroll; ++u) weighted[u] = fmadd(y[u], exponent[u], weighted[u]);
+          UNROLL for (int u = 0; u < kUnroll; u += 2) y[u] = fmadd(y[u + 1], exponent[u + 1], y[u] * exponent[u]);
+          weighted = weighted + (y[0] + y[2]);
         }
       }
       return groups;
@@ -209,21 +205,18 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
       int64_t done = kEntropy && masked ? add_run.template operator()<kGuarded, kEntropy>(p, groups)
                                         : add_run.template operator()<kGuarded, false>(p, groups);
       if constexpr (kEntropy) {
-        const Vec all = (weighted[0] + weighted[1]) + (weighted[2] + weighted[3]);
-        if (__builtin_expect(!masked && any_above(all, Vec::of(FLT_MAX)), 0)) {
+        if (__builtin_expect(!masked && any_above(weighted, Vec::of(FLT_MAX)), 0)) {
           masked = true;
           done = add_run.template operator()<kGuarded, true>(p, groups);
         }
       }
-      UNROLL for (int u = 0; u < kUnroll; ++u) {
-        long_sum[u] = long_sum[u] + sum[u];
-        if constexpr (kEntropy) long_weighted[u] = long_weighted[u] + weighted[u];
-      }
+      long_sum = long_sum + sum;
+      if constexpr (kEntropy) long_weighted = long_weighted + weighted;
       return done;
     };
     // Where it stopped.
     const auto add_block = [&]<bool kGuarded>() __attribute__((always_inline)) {
-      UNROLL for (int u = 0; u < kUnroll; ++u) long_sum[u] = long_weighted[u] = Vec::of(0.0f);
+      long_sum = long_weighted = Vec::of(0.0f);
       int64_t i = block;
       while (i + kGroup <= end) {
         const int64_t whole = (end - i) / kGroup;
@@ -240,24 +233,17 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
       }
       return end;
     };
-    const auto across = [](Vec(&lanes)[kUnroll]) __attribute__((always_inline)) {
-      UNROLL for (int step = 1; step < kUnroll; step *= 2) {
-        UNROLL for (int u = 0; u + step < kUnroll; u += 2 * step) lanes[u] = lanes[u] + lanes[u + step];
-      }
-      return horizontal_sum(lanes[0]);
-    };
 
     // Where nothing is overwritten it is cheaper to look afterwards: such a term alone makes a lane as large. Many
     // lesser ones do, too, in every block of a row that is flat above an unlikely target: there it is cheaper to guard.
     int64_t reached = end;
     if (!guarded) {
       reached = add_block.template operator()<false>();
-      const Vec top = max(max(long_sum[0], long_sum[1]), max(long_sum[2], long_sum[3]));
-      guarded = kChecked && __builtin_expect(any_above(top, Vec::of(kHighestTerm)), 0);
+      guarded = kChecked && __builtin_expect(any_above(long_sum, Vec::of(kHighestTerm)), 0);
     }
     if (guarded) reached = add_block.template operator()<true>();
-    total.sum += across(long_sum);
-    if constexpr (kEntropy) total.weighted += across(long_weighted);
+    total.sum += horizontal_sum(long_sum);
+    if constexpr (kEntropy) total.weighted += horizontal_sum(long_weighted);
     if (reached != end) {
       total.end = reached;
       return total;
@@ -289,13 +275,12 @@ template <bool kCapped>
 PartialSum term(float x, const RowMap& row_map) {
   return with_map<kCapped>(
       row_map, [&]<Map kMap>() __attribute__((always_inline)) {
-        const Vec zero = Vec::of(0.0f);
-        Vec y[kUnroll], unused[kUnroll], sum[kUnroll];
-        UNROLL for (int u = 0; u < kUnroll; ++u) y[u] = Vec::of(x), sum[u] = zero;
+        const Vec none = Vec::of(kNegInf);
+        Vec y[kUnroll] = {Vec::of(x), none, none, none}, unused[kUnroll];
         map_logits<kMap>(y, unused, Mapping(row_map));
         const Vec exponent = max(Vec::of(-1000.0f), y[0]);
-        Exp2().template add<true>(y, sum);
-        return PartialSum{horizontal_max(sum[0]), horizontal_max(fmadd(y[0], exponent, zero)), 1};
+        const Vec sum = Exp2().template sum<true>(y);
+        return PartialSum{horizontal_max(sum), horizontal_max(y[0] * exponent), 1};
       });
 }
 
@@ -331,7 +316,9 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
   const Exp2 exp2;
   const ShortExp2<T> short_exp2(constant);
-  const auto step = [&](const T* from, auto put_to) __attribute__((always_inline)) {
+  // By value, here and below: what a function has the address of, a compiler reads again after every store. Stores past
+  // the caches wait in line, and such a read waits behind any of them at the same place of another page.
+  const auto step = [=](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);
     map_logits<kMap>(y, slope, map);
@@ -351,7 +338,7 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   };
   // A part of a group that lies within the n elements, where there is one: what is read beyond that part is of no
   // matter.
-  const auto some = [&](int64_t begin, int64_t count, int64_t group) {
+  const auto some = [=](int64_t begin, int64_t count, int64_t group) {
     alignas(64) T y[kGroup];
     const auto keep = [&](Vec(&all)[kUnroll]) __attribute__((always_inline)) { store<false>(y, all); };
     if (n >= kGroup) {
@@ -362,12 +349,12 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
     }
     memcpy(out + begin, y + (begin - group), static_cast<size_t>(count) * sizeof(T));
   };
-  const uintptr_t wanted =
-      ahead == nullptr ? reinterpret_cast<uintptr_t>(x) + kAhead : reinterpret_cast<uintptr_t>(ahead);
+  const uintptr_t distance = ahead == nullptr ? prefetch_distance(kStreamed) : 0;
+  const T* const wanted = ahead == nullptr ? x : ahead;
   int64_t i = before_line(out, n);
   if (i > 0) some(0, i, 0);
   for (; i + kGroup <= n; i += kGroup) {
-    prefetch_group<T>(wanted + static_cast<uintptr_t>(i) * sizeof(T));
+    prefetch(wanted + i, distance);
     step(
         x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
   }
@@ -386,11 +373,12 @@ void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap 
 
 void scale(float* x, int64_t n, float factor) {
   const Vec f = Vec::of(factor);
+  const uintptr_t distance = prefetch_distance();
   int64_t i = 0;
   for (const int64_t head = before_line(x, n); i < head; ++i) x[i] *= factor;
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
-    prefetch(x + i);
+    prefetch(x + i, distance);
     load(x + i, y);
     UNROLL for (int u = 0; u < kUnroll; ++u) y[u] = y[u] * f;
     store<false>(x + i, y);
@@ -399,11 +387,12 @@ void scale(float* x, int64_t n, float factor) {
 }
 
 void copy_streamed(float* out, const float* x, int64_t n) {
+  const uintptr_t distance = prefetch_distance(true);
   int64_t i = 0;
   for (const int64_t head = before_line(out, n); i < head; ++i) out[i] = x[i];
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
-    prefetch(x + i);
+    prefetch(x + i, distance);
     load(x + i, y);
     store<true>(out + i, y);
   }

@@ -23,15 +23,24 @@ inline int64_t counted_target(const TokenLogits& tokens, int64_t row) {
   return id == tokens.ignore_index || id < 0 || id >= tokens.vocab ? kIgnored : id;
 }
 
-// An op over rows: for each row start(row, more), then kPasses times part(pass, part) of every part of the row and
-// end(pass). The object is of one row at a time, and parts of a pass may run at once. `more`: the row after it is the
-// next of this thread.
+// A row begins with its target's logit, wherever in memory that is, and nothing else of the row can be done before:
+// asked for while the row before it is at work, it does not have to be waited for.
+template <typename T>
+void prefetch_target(const TokenLogits& tokens, int64_t row) {
+  if (row >= tokens.rows) return;
+  const int64_t target = counted_target(tokens, row);
+  if (target != kIgnored) __builtin_prefetch(tokens.row<T>(row) + target);
+}
+
+// An op over rows: for each row start(row, more), then kPasses times parts(pass, first, last), of all parts of the row
+// at once or of some at a time, and end(pass). The object is of one row at a time, and parts of a pass may run at once.
+// `more`: the row after it is the next of this thread.
 //
 //   struct Op {
 //     static constexpr int kPasses;
 //     Op(const Args& args, const RowParts& parts);
 //     void start(int64_t row, bool more);
-//     void part(int pass, int64_t part);
+//     void parts(int pass, int64_t first, int64_t last);  // [first, last)
 //     void end(int pass);
 //   };
 
@@ -51,7 +60,7 @@ struct SharedRow {
   void run(int pass, int64_t part) {
     // Whoever has the parts before is at work on them: they were handed out earlier.
     while (!look_for([&] { return passes_done.load(std::memory_order_acquire) >= pass; })) std::this_thread::yield();
-    op.part(pass, part);
+    op.parts(pass, part, part + 1);
     if (parts_left[pass].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     op.end(pass);
     passes_done.store(pass + 1, std::memory_order_release);
@@ -101,8 +110,7 @@ void for_each_row(const Args& args, const TokenLogits& tokens) {
     for (int64_t i = begin; i < end; ++i) {
       op.start(i, i + 1 < end);
       for (int pass = 0; pass < Op::kPasses; ++pass) {
-        // The way back: what the pass before left last is in the nearest cache.
-        for (int64_t k = 0; k < parts.count; ++k) op.part(pass, pass % 2 == 0 ? k : parts.count - 1 - k);
+        op.parts(pass, 0, parts.count);
         op.end(pass);
       }
     }
@@ -117,8 +125,9 @@ bool exceeds_caches(const TokenLogits& tokens) {
 }
 
 template <typename T>
-void fill_zero(T* out, const RowParts& parts, int64_t part) {
-  std::memset(static_cast<void*>(out + parts.begin(part)), 0, static_cast<size_t>(parts.size(part)) * sizeof(T));
+void fill_zero(T* out, const RowParts& parts, int64_t first, int64_t last) {
+  const int64_t begin = parts.begin(first), end = parts.end(last - 1);
+  std::memset(static_cast<void*>(out + begin), 0, static_cast<size_t>(end - begin) * sizeof(T));
 }
 
 }  // namespace fapo

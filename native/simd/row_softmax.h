@@ -29,7 +29,8 @@ struct RowParts {
   }
 
   int64_t begin(int64_t part) const { return part * length; }
-  int64_t size(int64_t part) const { return std::min(length, vocab - begin(part)); }
+  int64_t end(int64_t part) const { return std::min(begin(part) + length, vocab); }
+  int64_t size(int64_t part) const { return end(part) - begin(part); }
 };
 
 // A row is measured from the target's own logit, which needs no search for the maximum: the first pass over the row is
@@ -51,6 +52,7 @@ class CpuSoftmaxRow {
     target_ = target;
     target_logit_ = to_float(x[target]);
     reference_ = well_placed(scale_, static_cast<float>(target_logit_));
+    origin_ = origin_at(reference_);
   }
 
   void measure(const T* x, int64_t part, bool entropy) {
@@ -94,17 +96,17 @@ class CpuSoftmaxRow {
   // Whether there is a gradient at all.
   bool pulled() const { return !pull_.none(); }
 
-  // out = gradient; out may be x. memory.ahead is as long as the part.
-  void gradient(T* out, const T* x, int64_t part, const GradientMemory<T>& memory) const {
+  // out = gradient, of parts [first, last); out may be x. memory.ahead is as long as the row.
+  void gradient(T* out, const T* x, int64_t first, int64_t last, const GradientMemory<T>& memory) const {
     const auto& kernel = kernels_.gradient[scale_.capped()][pull_.entropy != 0.0];
-    each_segment(out, part, [&](int64_t begin, int64_t n, float reference, const GradientMap& map) {
-      kernel(out + begin, x + begin, n, map_from(reference), map, memory.from(begin - parts_.begin(part)));
+    each_segment(out, first, last, [&](int64_t begin, int64_t n, float reference, const GradientMap& map) {
+      kernel(out + begin, x + begin, n, map_from(reference), map, memory.from(begin));
     });
   }
 
   // The same gradient from what measure_in_place left; bitwise that of gradient().
-  void scale_in_place(T* x, int64_t part) const {
-    each_segment(x, part, [&](int64_t begin, int64_t n, float, const GradientMap& map) {
+  void scale_in_place(T* x, int64_t first, int64_t last) const {
+    each_segment(x, first, last, [&](int64_t begin, int64_t n, float, const GradientMap& map) {
       kernels_.scale(x + begin, n, map.constant);
     });
   }
@@ -121,48 +123,61 @@ class CpuSoftmaxRow {
 
   RowMap map_from(float reference) const { return {scale_, reference, isa_kernels().fused_multiply_add}; }
 
+  // What exponents are measured from, with what makes good the residual of its map: nearly all parts of a row share it.
+  struct Origin {
+    float reference;
+    RowMap map;
+    double residual;
+    double factor;  // 2^-residual
+
+    ExpSum without_residual(const ExpSum& sum) const { return sum.rebased(residual, factor); }
+  };
+  Origin origin_at(float reference) const {
+    const RowMap map = map_from(reference);
+    return {reference, map, map.residual(), exp2_of(-map.residual())};
+  }
+
   // sum_exp[checked]
   template <typename X, typename SumExp>
   Part measured(X* x, int64_t part, const SumExp& sum_exp) const {
     constexpr Part kInvalid = {{NAN, NAN}, 0, {0.0f, 0.0f}};
     const int64_t begin = parts_.begin(part), n = parts_.size(part);
     X* const from = x + begin;
-    float low = reference_;
+    Origin low = origin_;
     double member = NAN;  // a logit that is known to be among the summed ones
-    if (poor_reference(scale_, low)) {
+    if (poor_reference(scale_, reference_)) {
       // Masked target: its log-prob is -Infinity, and the rest of the row is as good as any. NaN and +Infinity spoil
       // it.
-      if (!(low < 0.0f)) return kInvalid;
+      if (!(reference_ < 0.0f)) return kInvalid;
       const float maximum = kernels_.max(from, n);
       if (maximum == INFINITY) return kInvalid;
-      low = maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum);
+      low = origin_at(maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum));
       member = maximum;
     }
-    const RowMap low_map = map_from(low);
-    const PartialSum first = sum_exp[1](from, n, low_map);
+    const PartialSum first = sum_exp[1](from, n, low.map);
     if (member != member && begin <= target_ && target_ < begin + first.end) member = target_logit_;
-    const ExpSum sum = exact(first, low_map, member);
-    if (first.end == n) return {sum, n, {low, low}};
+    const ExpSum sum = exact(first, low, member);
+    if (first.end == n) return {sum, n, {low.reference, low.reference}};
     const int64_t split = first.end;
     const float maximum = kernels_.max(from + split, n - split);
     if (!std::isfinite(maximum)) return kInvalid;
-    const float high = well_placed(scale_, maximum);
-    const RowMap high_map = map_from(high);
-    const PartialSum rest = sum_exp[0](from + split, n - split, high_map);
-    return {sum.rebased(scale_.log2_ratio(high, low)) + exact(rest, high_map, maximum), split, {low, high}};
+    const Origin high = origin_at(well_placed(scale_, maximum));
+    const PartialSum rest = sum_exp[0](from + split, n - split, high.map);
+    return {sum.rebased(scale_.log2_ratio(high.reference, low.reference)) + exact(rest, high, maximum),
+            split,
+            {low.reference, high.reference}};
   }
 
   // A sum without the residual of its map, and with the term of one member computed in float64: where it is the only
   // one, log-prob and entropy are 0. The reference's own term is exact already where there is no residual.
-  ExpSum exact(const PartialSum& partial, const RowMap& map, double member) const {
+  ExpSum exact(const PartialSum& partial, const Origin& origin, double member) const {
     const ExpSum sum{partial.sum, partial.weighted};
-    const double residual = map.residual();
-    if (residual == 0.0 && (member != member || member == map.reference)) return sum;
-    if (member != member) return sum.rebased(residual);
-    const PartialSum one = kernels_.term[scale_.capped()](static_cast<float>(member), map);
-    const ExpSum others = ExpSum{sum.sum - one.sum, sum.weighted - one.weighted}.rebased(residual);
-    if (member == map.reference) return others + ExpSum{1.0, 0.0};
-    const double y = scale_.log2_ratio(member, map.reference);
+    if (origin.residual == 0.0 && (member != member || member == origin.map.reference)) return sum;
+    if (member != member) return origin.without_residual(sum);
+    const PartialSum one = kernels_.term[scale_.capped()](static_cast<float>(member), origin.map);
+    const ExpSum others = origin.without_residual({sum.sum - one.sum, sum.weighted - one.weighted});
+    if (member == origin.map.reference) return others + ExpSum{1.0, 0.0};
+    const double y = scale_.log2_ratio(member, origin.map.reference);
     const double term = exp2_of(y);
     return others + ExpSum{term, term * y};
   }
@@ -195,18 +210,30 @@ class CpuSoftmaxRow {
     return {as_factor(g.constant), as_factor(g.linear)};
   }
 
-  // fn(begin, count, reference, gradient map) for what is measured from one reference, then the target.
+  // fn(begin, count, reference, gradient map) for what is measured from one reference, in as few calls as there can be:
+  // the ends of each cost as much as a hundred groups. Then the target.
   template <typename Fn>
-  void each_segment(T* out, int64_t part, const Fn& fn) const {
-    const int64_t begin = parts_.begin(part), end = begin + parts_.size(part);
+  void each_segment(T* out, int64_t first, int64_t last, const Fn& fn) const {
+    const int64_t begin = parts_.begin(first), end = parts_.end(last - 1);
     if (invalid_) return void(std::fill(out + begin, out + end, from_float<T>(NAN)));
-    const Part& p = state_[part];
-    const int64_t middle = begin + p.split;
-    const auto segment = [&](int64_t from, int64_t to, float reference) {
+    int64_t from = begin;
+    float reference = state_[first].reference[0];
+    const auto segment = [&](int64_t to) {
       if (from != to) fn(from, to - from, reference, reference == reference_ ? gradient_ : gradient_from(reference));
+      from = to;
     };
-    segment(begin, middle, p.reference[0]);
-    segment(middle, end, p.reference[1]);
+    const auto continues = [&](int64_t at, float from_here) {
+      if (from_here == reference) return;
+      segment(at);
+      reference = from_here;
+    };
+    for (int64_t part = first; part < last; ++part) {
+      const Part& p = state_[part];
+      const int64_t middle = parts_.begin(part) + p.split;
+      if (p.split > 0) continues(parts_.begin(part), p.reference[0]);
+      if (middle < parts_.end(part)) continues(middle, p.reference[1]);
+    }
+    segment(end);
     if (begin <= target_ && target_ < end) set_target(out);
   }
 
@@ -224,6 +251,7 @@ class CpuSoftmaxRow {
   int64_t target_ = 0;
   double target_logit_ = 0.0;  // read before an in-place pass overwrites it
   float reference_ = 0.0f;
+  Origin origin_ = origin_at(0.0f);
   double log2_sum_ = 0.0;  // of 2^y over the row, y measured from the reference
   double logprob_ = 0.0;
   double lse_ = 0.0;

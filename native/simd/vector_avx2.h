@@ -131,15 +131,16 @@ struct Exp2 {
     UNROLL for (int u = 0; u < kCount; ++u) y[u] = r[u] * y[u];
   }
 
-  // The same sum whether the powers are kept or not.
-  template <bool kKeep, int kCount>
-  INLINE void add(Vec (&y)[kCount], Vec (&sum)[kCount]) const {
-    Vec r[kCount];
+  // The sum of 2^y, the same whether the powers are kept or not.
+  template <bool kKeep>
+  INLINE Vec sum(Vec (&y)[4]) const {
+    Vec r[4];
     exp2_by<3>(c, eighths, y, r);
-    UNROLL for (int u = 0; u < kCount; ++u) {
-      sum[u] = fmadd(r[u], y[u], sum[u]);
-      if constexpr (kKeep) y[u] = r[u] * y[u];
+    const Vec all = fmadd(r[1], y[1], r[0] * y[0]) + fmadd(r[3], y[3], r[2] * y[2]);
+    if constexpr (kKeep) {
+      UNROLL for (int u = 0; u < 4; ++u) y[u] = r[u] * y[u];
     }
+    return all;
   }
 };
 

@@ -106,11 +106,11 @@ struct Exp2 {
     exp2_by<5>(c, y);
   }
 
-  // sum += 2^y; y becomes 2^y where that is asked for, anything where not.
-  template <bool kKeep, int kCount>
-  INLINE void add(Vec (&y)[kCount], Vec (&sum)[kCount]) const {
+  // The sum of 2^y; y becomes 2^y where that is asked for, anything where not.
+  template <bool kKeep>
+  INLINE Vec sum(Vec (&y)[4]) const {
     (*this)(y);
-    UNROLL for (int u = 0; u < kCount; ++u) sum[u] = sum[u] + y[u];
+    return (y[0] + y[1]) + (y[2] + y[3]);
   }
 };
 
