@@ -45,7 +45,6 @@ class ForwardBackward {
     out_ = args_.grad_logits.row<T>(i);
     const bool asks = streamed_ && more && prefetch_distance() > 0 && counted_target(args_.tokens, i + 1) != kIgnored;
     next_ = asks ? args_.tokens.row<T>(i + 1) : nullptr;
-    prefetch_target<T>(args_.tokens, i + 1);
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 
@@ -60,7 +59,7 @@ class ForwardBackward {
   }
 
   void end(int pass) {
-    if (pass != 0) return;
+    if (pass != 0) return prefetch_row<T>(args_.tokens, i_ + 1);
     if (target_ == kIgnored) {
       args_.logprobs[i_] = args_.lse[i_] = 0.0f;
       if (entropy_) args_.entropy[i_] = 0.0f;

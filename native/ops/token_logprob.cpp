@@ -61,7 +61,6 @@ class Forward {
     i_ = i;
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
-    prefetch_target<T>(args_.tokens, i + 1);
     if (target_ != kIgnored) row_.start(x_, target_);
   }
 
@@ -71,6 +70,7 @@ class Forward {
   }
 
   void end(int) {
+    prefetch_row<T>(args_.tokens, i_ + 1);
     const bool counts = target_ != kIgnored;
     if (counts) row_.finish(entropy_);
     args_.logprobs[i_] = counts ? static_cast<float>(row_.logprob()) : 0.0f;
@@ -96,9 +96,9 @@ class Backward {
       : args_(args), parts_(parts), row_(args.tokens.scale, parts) {}
 
   void start(int64_t i, bool) {
+    i_ = i;
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
-    prefetch_target<T>(args_.tokens, i + 1);
     const int64_t target = counted_target(args_.tokens, i);
     RowPull pull;
     if (target != kIgnored) {
@@ -114,13 +114,14 @@ class Backward {
     row_.gradient(out_, x_, first, last, {.streamed = streamed_});
   }
 
-  void end(int) {}
+  void end(int) { prefetch_row<T>(args_.tokens, i_ + 1); }
 
  private:
   const TokenLogprobBackward& args_;
   const bool streamed_ = !args_.in_place && exceeds_caches<T>(args_.tokens);
   const RowParts parts_;
   CpuSoftmaxRow<T> row_;
+  int64_t i_ = 0;
   const T* x_ = nullptr;
   T* out_ = nullptr;
 };
