@@ -98,7 +98,7 @@ export interface TokenLogprobBackwardResult {
 /**
  * Gradient of a loss with respect to the logits, from its gradient with respect to the outputs of `tokenLogprob`:
  * `gradLogits[i][j] = (gradLogprobs[i] * ([j = tokenIds[i]] - p[j]) - gradEntropy[i] * p[j] * (ln p[j] + entropy[i]))
- * / temperature`, times `1 - tanh^2(logits / cap)` under a cap. 16-bit gradients are rounded once, to nearest even.
+ * / temperature`, times `1 - tanh^2(logits / cap)` under a cap. 16-bit gradients are rounded once, to nearest.
  *
  * @returns `gradLogits`: `[N, V]`, dtype of the logits; exactly 0 for ignored rows and for -Infinity logits.
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE`, `ERR_TOKEN_OUT_OF_RANGE`, `ERR_DISPOSED`; nothing

@@ -66,11 +66,10 @@ INLINE void store_pair(float* p, Vec a, Vec b) {
 // As in vector_avx512.h.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
-  const __m256i even = _mm256_castps_si256(a.v), odd = _mm256_castps_si256(b.v);
-  const __m256i high = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
-  const __m256i low = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
-  const __m256i below = _mm256_subs_epu16(low, _mm256_andnot_si256(high, _mm256_set1_epi16(1)));
-  put<kStreamed>(p, _mm256_add_epi16(high, _mm256_srli_epi16(below, 15)));
+  const __m256i half = _mm256_set1_epi32(0x8000);
+  const __m256i even = _mm256_add_epi32(_mm256_castps_si256(a.v), half);
+  const __m256i odd = _mm256_add_epi32(_mm256_castps_si256(b.v), half);
+  put<kStreamed>(p, _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa));
 }
 template <bool kStreamed>
 INLINE void store_pair(f16* p, Vec a, Vec b) {

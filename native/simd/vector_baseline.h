@@ -65,20 +65,16 @@ INLINE void load_pair(const f16* p, Vec& a, Vec& b) {
 #endif
 }
 
-INLINE U4 rounded_bf16(Vec a) {
-  const U4 bits = reinterpret_cast<U4>(a.v);
-  const U4 rounded = bits + (((bits >> 16) & 1u) + 0x7fffu);
-  return a.v == a.v ? rounded : (bits | 0x400000u);
-}
-
 template <bool kStreamed>
 INLINE void store_pair(float* p, Vec a, Vec b) {
   memcpy(p, &a.v, 16);
   memcpy(p + 4, &b.v, 16);
 }
+// As in vector_avx512.h.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
-  const U4 w = (rounded_bf16(a) >> 16) | (rounded_bf16(b) & 0xffff0000u);
+  const U4 even = reinterpret_cast<U4>(a.v) + 0x8000u, odd = reinterpret_cast<U4>(b.v) + 0x8000u;
+  const U4 w = (even >> 16) | (odd & 0xffff0000u);
   memcpy(p, &w, 16);
 }
 template <bool kStreamed>
