@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -72,11 +73,22 @@ struct SharedRow {
   }
 };
 
+// std::allocator but for its check of a size that overflows, for which GCC wants a libstdc++ newer than we ask for.
+// Here n is eight for each thread at the most.
+template <typename T>
+struct FewAllocator {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T))); }
+  void deallocate(T* p, size_t) { ::operator delete(p); }
+  bool operator==(const FewAllocator&) const = default;
+};
+
 // Few rows: all threads on the parts of each. A pass over a row comes `lag` rows after the one before, so that nobody
 // waits for the last part of it.
 template <typename Op, typename Args>
 void share_rows(const Args& args, int64_t rows, const RowParts& parts, int64_t work, int32_t threads) {
-  thread_local std::vector<SharedRow<Op>> shared;  // kept, so that a training loop allocates nothing
+  // Kept, so that a training loop allocates nothing.
+  thread_local std::vector<SharedRow<Op>, FewAllocator<SharedRow<Op>>> shared;
   shared.clear();
   shared.reserve(static_cast<size_t>(rows));
   for (int64_t i = 0; i < rows; ++i) shared.emplace_back(args, parts).op.start(i, false);
