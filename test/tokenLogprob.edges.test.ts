@@ -241,6 +241,27 @@ forEachDevice("every encoding of NaN is a NaN", (device) => {
   }
 });
 
+for (const dtype of floatDTypes) {
+  forEachDevice(`a saved entropy of NaN, whatever its bits, makes its row NaN where it is used, ${dtype}`, (device) => {
+    const [rows, vocab] = [3, 100];
+    const batch = normalBatch(rows, vocab, dtype, { seed: 12 });
+    const logits = logitsTensor(device, batch);
+    const { tokenIds } = batch;
+    const saved = tokenLogprob({ logits, tokenIds, entropy: true });
+    const { logprobs, lse } = saved;
+    const gradLogprobs = new Float32Array(rows).fill(1);
+    for (const bits of [0x7fc00000, 0x7fffffff, 0x7fff8000, 0xffffffff]) {
+      const entropy = Float32Array.from(device.floats(saved.entropy!));
+      new Uint32Array(entropy.buffer)[1] = bits;
+      const inputs = { logits, tokenIds, logprobs, lse, entropy, gradLogprobs };
+      const used = tokenLogprobBackward({ ...inputs, gradEntropy: gradLogprobs });
+      const gradient = device.read(used.gradLogits);
+      assertAllNaN(rowBits(gradient, 1, vocab), dtype, bits.toString(16));
+      for (const value of device.floats(tokenLogprobBackward(inputs).gradLogits)) assert.ok(Number.isFinite(value));
+    }
+  });
+}
+
 forEachDevice("a NaN gradient that comes in makes its row NaN and no other", (device) => {
   const batch = normalBatch(3, 40, "float32");
   const common = { logits: logitsTensor(device, batch), tokenIds: batch.tokenIds };

@@ -30,9 +30,9 @@ namespace {
 
 constexpr int kUnroll = 4;  // vectors in lockstep: enough to hide the latency of the polynomial
 constexpr int64_t kGroup = kUnroll * Vec::kLanes;
-// A group is added up in pairs, kShort groups make a short sum and kShort of those a block, all in float32, and blocks
-// add up in float64: 2 kShort + 2 roundings of 6e-8 at the most, also where all of them go the same way, as behind one
-// likely token they do.
+// Vectors are added in pairs, those of kShort groups make a short sum and kShort of those a block, all in float32, and
+// blocks add up in float64: 2 kShort + 2 roundings of 6e-8 at the most, also where all of them go the same way, as
+// behind one likely token they do.
 constexpr int64_t kShort = 6;
 constexpr int64_t kBlock = kShort * kShort * kGroup;
 
@@ -173,11 +173,11 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
   constexpr bool kKeep = kInPlace || kEntropy;
   for (int64_t block = 0; block < n; block += kBlock) {
     const int64_t end = block + kBlock < n ? block + kBlock : n;
-    Vec sum, weighted, long_sum, long_weighted;
+    Vec sum[2], weighted[2], long_sum[2], long_weighted[2];
 
     // How many of the groups were added. kGuarded: before the first that does not fit.
     const auto add_run = [&]<bool kGuarded, bool kMasked>(T * p, int64_t groups) __attribute__((always_inline)) {
-      sum = weighted = Vec::of(0.0f);
+      UNROLL for (int u = 0; u < 2; ++u) sum[u] = weighted[u] = Vec::of(0.0f);
       // Unrolled, it would have two dozen places that load, each far from its next: prefetchers follow few.
       ROLLED for (int64_t g = 0; g < groups; ++g, p += kGroup) {
         Vec y[kUnroll], unused[kUnroll], exponent[kUnroll];
@@ -192,11 +192,12 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
           // 0 * -inf is NaN; 2^-1000 is 0 as well.
           UNROLL for (int u = 0; u < kUnroll; ++u) exponent[u] = kMasked ? max(Vec::of(-1000.0f), y[u]) : y[u];
         }
-        sum = sum + exp2.template sum<kKeep>(y);
+        exp2.template add<kKeep>(y, sum);
         if constexpr (kInPlace) store<false>(p, y);
         if constexpr (kEntropy) {
-          UNROLL for (int u = 0; u < kUnroll; u += 2) y[u] = fmadd(y[u + 1], exponent[u + 1], y[u] * exponent[u]);
-          weighted = weighted + (y[0] + y[2]);
+          UNROLL for (int u = 0; u < kUnroll; u += 2) {
+            weighted[u / 2] = weighted[u / 2] + fmadd(y[u + 1], exponent[u + 1], y[u] * exponent[u]);
+          }
         }
       }
       return groups;
@@ -205,18 +206,20 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
       int64_t done = kEntropy && masked ? add_run.template operator()<kGuarded, kEntropy>(p, groups)
                                         : add_run.template operator()<kGuarded, false>(p, groups);
       if constexpr (kEntropy) {
-        if (__builtin_expect(!masked && any_above(weighted, Vec::of(FLT_MAX)), 0)) {
+        if (__builtin_expect(!masked && any_above(weighted[0] + weighted[1], Vec::of(FLT_MAX)), 0)) {
           masked = true;
           done = add_run.template operator()<kGuarded, true>(p, groups);
         }
       }
-      long_sum = long_sum + sum;
-      if constexpr (kEntropy) long_weighted = long_weighted + weighted;
+      UNROLL for (int u = 0; u < 2; ++u) {
+        long_sum[u] = long_sum[u] + sum[u];
+        if constexpr (kEntropy) long_weighted[u] = long_weighted[u] + weighted[u];
+      }
       return done;
     };
     // Where it stopped.
     const auto add_block = [&]<bool kGuarded>() __attribute__((always_inline)) {
-      long_sum = long_weighted = Vec::of(0.0f);
+      UNROLL for (int u = 0; u < 2; ++u) long_sum[u] = long_weighted[u] = Vec::of(0.0f);
       int64_t i = block;
       while (i + kGroup <= end) {
         const int64_t whole = (end - i) / kGroup;
@@ -239,11 +242,11 @@ INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
     int64_t reached = end;
     if (!guarded) {
       reached = add_block.template operator()<false>();
-      guarded = kChecked && __builtin_expect(any_above(long_sum, Vec::of(kHighestTerm)), 0);
+      guarded = kChecked && __builtin_expect(any_above(max(long_sum[0], long_sum[1]), Vec::of(kHighestTerm)), 0);
     }
     if (guarded) reached = add_block.template operator()<true>();
-    total.sum += horizontal_sum(long_sum);
-    if constexpr (kEntropy) total.weighted += horizontal_sum(long_weighted);
+    total.sum += horizontal_sum(long_sum[0] + long_sum[1]);
+    if constexpr (kEntropy) total.weighted += horizontal_sum(long_weighted[0] + long_weighted[1]);
     if (reached != end) {
       total.end = reached;
       return total;
@@ -279,8 +282,9 @@ PartialSum term(float x, const RowMap& row_map) {
         Vec y[kUnroll] = {Vec::of(x), none, none, none}, unused[kUnroll];
         map_logits<kMap>(y, unused, Mapping(row_map));
         const Vec exponent = max(Vec::of(-1000.0f), y[0]);
-        const Vec sum = Exp2().template sum<true>(y);
-        return PartialSum{horizontal_max(sum), horizontal_max(y[0] * exponent), 1};
+        Vec sum[2] = {Vec::of(0.0f), Vec::of(0.0f)};
+        Exp2().template add<true>(y, sum);
+        return PartialSum{horizontal_max(sum[0]), horizontal_max(y[0] * exponent), 1};
       });
 }
 
@@ -316,8 +320,8 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
   const Exp2 exp2;
   const ShortExp2<T> short_exp2(constant);
-  // By value, here and below: what a function has the address of, a compiler reads again after every store. Stores past
-  // the caches wait in line, and such a read waits behind any of them at the same place of another page.
+  // By value, and so is `some`: what a function has the address of, a compiler reads again after every store. Stores
+  // past the caches wait in line, and such a read waits behind any of them at the same place of another page.
   const auto step = [=](const T* from, auto put_to) __attribute__((always_inline)) {
     Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
     load(from, y);

@@ -89,8 +89,8 @@ class CpuSoftmaxRow {
 
   void pull(const RowPull& pull) {
     pull_ = pull;
-    invalid_ =
-        log2_sum_ != log2_sum_ || logprob_ != logprob_ || pull.logprob != pull.logprob || pull.entropy != pull.entropy;
+    invalid_ = log2_sum_ != log2_sum_ || logprob_ != logprob_ || pull.logprob != pull.logprob ||
+               pull.entropy != pull.entropy || (pull.entropy != 0.0 && entropy_ != entropy_);
     gradient_ = gradient_from(reference_);
   }
   // Whether there is a gradient at all.
@@ -134,7 +134,7 @@ class CpuSoftmaxRow {
   };
   Origin origin_at(float reference) const {
     const RowMap map = map_from(reference);
-    // 2^-residual: a residual is a rounding of numbers below 4096, and four terms leave an error of 1e-18.
+    // 2^-residual: a residual is a rounding of numbers below 4096, and four terms are exact to float64.
     const double w = -map.residual() * kLn2;
     return {reference, map, map.residual(), 1.0 + w * (1.0 + w / 2.0 * (1.0 + w / 3.0))};
   }

@@ -130,16 +130,15 @@ struct Exp2 {
     UNROLL for (int u = 0; u < kCount; ++u) y[u] = r[u] * y[u];
   }
 
-  // The sum of 2^y, the same whether the powers are kept or not.
+  // The same sum whether the powers are kept or not.
   template <bool kKeep>
-  INLINE Vec sum(Vec (&y)[4]) const {
+  INLINE void add(Vec (&y)[4], Vec (&sum)[2]) const {
     Vec r[4];
     exp2_by<3>(c, eighths, y, r);
-    const Vec all = fmadd(r[1], y[1], r[0] * y[0]) + fmadd(r[3], y[3], r[2] * y[2]);
+    UNROLL for (int u = 0; u < 4; u += 2) sum[u / 2] = sum[u / 2] + fmadd(r[u + 1], y[u + 1], r[u] * y[u]);
     if constexpr (kKeep) {
       UNROLL for (int u = 0; u < 4; ++u) y[u] = r[u] * y[u];
     }
-    return all;
   }
 };
 

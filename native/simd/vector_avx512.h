@@ -61,9 +61,9 @@ INLINE void store_pair(float* p, Vec a, Vec b) {
   put<kStreamed>(p, _mm512_castps_si512(a.v));
   put<kStreamed>(p + 16, _mm512_castps_si512(b.v));
 }
-// To nearest: half of the last bit is added, and the upper half is the result. What a NaN of bfloat16 becomes on its
-// way through arithmetic has a lower half of 0, and stays a NaN. To nearest even would differ where the lower half is
-// 0x8000 to the last bit, of numbers that are not exact to that bit, and took a seventh of the gradient's time.
+// To nearest: half of the last bit is added, and the upper half is the result. NaNs that come of arithmetic on bfloat16
+// have a lower half of 0, and stay NaNs. To nearest even would differ in ties alone, which of numbers that were rounded
+// on their way are mostly chance, and took a seventh of the gradient's time.
 template <bool kStreamed>
 INLINE void store_pair(bf16* p, Vec a, Vec b) {
   const __m512i half = _mm512_set1_epi32(0x8000);
@@ -104,11 +104,11 @@ struct Exp2 {
     exp2_by<5>(c, y);
   }
 
-  // The sum of 2^y; y becomes 2^y where that is asked for, anything where not.
+  // sum += 2^y, in pairs; y becomes 2^y where that is asked for, anything where not.
   template <bool kKeep>
-  INLINE Vec sum(Vec (&y)[4]) const {
+  INLINE void add(Vec (&y)[4], Vec (&sum)[2]) const {
     (*this)(y);
-    return (y[0] + y[1]) + (y[2] + y[3]);
+    UNROLL for (int u = 0; u < 2; ++u) sum[u] = sum[u] + (y[2 * u] + y[2 * u + 1]);
   }
 };
 

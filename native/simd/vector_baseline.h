@@ -129,11 +129,11 @@ struct Exp2 {
     exp2_by<5>(c, y);
   }
 
-  // The sum of 2^y; y becomes 2^y where that is asked for, anything where not.
+  // sum += 2^y, in pairs; y becomes 2^y where that is asked for, anything where not.
   template <bool kKeep>
-  INLINE Vec sum(Vec (&y)[4]) const {
+  INLINE void add(Vec (&y)[4], Vec (&sum)[2]) const {
     (*this)(y);
-    return (y[0] + y[1]) + (y[2] + y[3]);
+    UNROLL for (int u = 0; u < 2; ++u) sum[u] = sum[u] + (y[2 * u] + y[2 * u + 1]);
   }
 };
 
