@@ -213,7 +213,7 @@ class CpuSoftmaxRow {
   }
 
   // fn(begin, count, reference, gradient map) for what is measured from one reference, in as few calls as there can be:
-  // the ends of each cost as much as a hundred groups. Then the target.
+  // the ends of each cost as much as a few dozen groups. Then the target.
   template <typename Fn>
   void each_segment(T* out, int64_t first, int64_t last, const Fn& fn) const {
     const int64_t begin = parts_.begin(first), end = parts_.end(last - 1);
