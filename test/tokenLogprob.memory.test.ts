@@ -1,10 +1,10 @@
 /** tokenLogprob and tokenLogprobBackward where many rows, large offsets or odd addresses are at stake. */
 import assert from "node:assert/strict";
-import { tensor, tokenLogprob, tokenLogprobBackward } from "fapo-kernels";
+import { fusedPolicyLoss, tensor, tokenLogprob, tokenLogprobBackward } from "fapo-kernels";
 import { logprobOf, softmaxRow } from "./reference/softmax.ts";
 import { assertGradient } from "./support/gradient.ts";
 import { batchOf, logitsTensor, normalBatch, rowOf, shifted } from "./support/logits.ts";
-import { rowBits, runBoth } from "./support/tokenLogprob.ts";
+import { rowBits, runBoth, upstreamOf } from "./support/tokenLogprob.ts";
 import { assertClose, assertFails, assertSameBits, floatDTypes, forEachDevice } from "./support.ts";
 import { logprobTolerance } from "./tolerances.ts";
 
@@ -129,6 +129,71 @@ forEachDevice("outputs at any byte offset are written whole, and nothing around 
         `${dtype} at byte ${bytes}: written outside`,
       );
       for (const k of [1, 2, 3]) assert.equal(rowOutputs[k * (rows + 1) - 1], -7);
+    }
+  }
+});
+
+forEachDevice("gradients larger than the caches have the bits of small ones, and ignored rows zeros", (device) => {
+  if (device.name !== "cpu") return; // only the CPU stores them another way
+  const period = 9;
+  const vocab = 30_011;
+  for (const dtype of floatDTypes) {
+    const few = normalBatch(period, vocab, dtype);
+    const size = few.data.BYTES_PER_ELEMENT;
+    const rows = Math.ceil((34 << 20) / (vocab * size));
+    const tiled = <Data extends Float32Array | Uint16Array | Int32Array>(data: Data, each: number): Data => {
+      const Type = data.constructor as new (length: number) => Data;
+      const all = new Type(rows * each);
+      for (let i = 0; i < rows; i++) all.set(data.subarray((i % period) * each, ((i % period) + 1) * each), i * each);
+      return all;
+    };
+    const shape = [rows, vocab] as const;
+    const upstream = upstreamOf(period);
+    const expected = runBoth(device, few, {}, upstream);
+    const tokenIds = tiled(few.tokenIds, 1);
+    const responseMask = Uint8Array.from({ length: rows }, (_, i) => (i % 4 === 1 ? 0 : 1));
+    const rowOutputs = {
+      logprobs: tiled(expected.logprobs as Float32Array, 1),
+      lse: tiled(expected.lse as Float32Array, 1),
+      entropy: tiled(expected.entropy as Float32Array, 1),
+    };
+    const saved = {
+      ...rowOutputs,
+      gradLogprobs: tiled(upstream.gradLogprobs, 1),
+      gradEntropy: tiled(upstream.gradEntropy, 1),
+    };
+    const policy = {
+      tokenIds,
+      responseMask,
+      oldLogprobs: rowOutputs.logprobs,
+      advantages: Float32Array.from({ length: rows }, (_, i) => (i % 5) - 2),
+      cuSeqlens: Int32Array.of(0, rows),
+    };
+    const zeros = new Uint8Array(vocab * size);
+    const bytesOf = (data: Float32Array | Uint16Array, row: number): Uint8Array =>
+      new Uint8Array(data.buffer, data.byteOffset + row * vocab * size, vocab * size);
+    // A line is 64 bytes; an output begins in the middle of one, and ends in another.
+    for (const bytes of [0, 64 - size, 16]) {
+      const data = tiled(few.data, vocab);
+      const guarded = shifted(tiled(few.data, vocab), bytes);
+      const around = new Uint8Array(guarded.buffer, 0, bytes).fill(0xa5);
+      const logits = tensor(data, { shape, dtype });
+      const gradLogits = tensor(guarded, { shape, dtype });
+      tokenLogprobBackward({ logits, tokenIds, responseMask, ...saved, out: { gradLogits } });
+      for (let i = 0; i < rows; i++) {
+        const want = responseMask[i] === 0 ? zeros : bytesOf(expected.gradLogits as typeof data, i % period);
+        assert.ok(Buffer.compare(bytesOf(guarded, i), want) === 0, `row ${i} from byte ${bytes}, ${dtype}`);
+      }
+      fusedPolicyLoss({ logits, ...policy, out: { ...fusedPolicyLoss({ logits, ...policy }), gradLogits } });
+      const apart = shifted(guarded, 0);
+      guarded.set(data);
+      fusedPolicyLoss({ logits: gradLogits, ...policy, inPlace: true });
+      for (let i = 0; i < rows; i++) {
+        assert.ok(Buffer.compare(bytesOf(guarded, i), bytesOf(apart, i)) === 0, `fused, row ${i}, ${dtype}`);
+        const none = responseMask[i] === 0 || policy.advantages[i] === 0;
+        assert.equal(Buffer.compare(bytesOf(guarded, i), zeros) === 0, none, `zeros in row ${i}, ${dtype}`);
+      }
+      assert.ok(around.every((byte) => byte === 0xa5));
     }
   }
 });

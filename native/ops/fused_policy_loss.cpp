@@ -43,7 +43,7 @@ class ForwardBackward {
     target_ = counted_target(args_.tokens, i);
     x_ = args_.tokens.row<T>(i);
     out_ = args_.grad_logits.row<T>(i);
-    const bool asks = streamed_ && more && prefetch_distance() > 0 && counted_target(args_.tokens, i + 1) != kIgnored;
+    const bool asks = streamed_ && more && asks_ && counted_target(args_.tokens, i + 1) != kIgnored;
     next_ = asks ? args_.tokens.row<T>(i + 1) : nullptr;
     if (target_ != kIgnored) row_.start(x_, target_);
   }
@@ -52,7 +52,7 @@ class ForwardBackward {
     if (pass == 0) {
       if (target_ != kIgnored) measure(first, last);
     } else if (!row_.pulled()) {
-      fill_zero(out_, parts_, first, last);
+      fill_zero(out_, parts_, first, last, target_ == kIgnored ? exceeds_caches_ : streamed_);
     } else {
       gradient(first, last);
     }
@@ -99,7 +99,9 @@ class ForwardBackward {
   const FusedPolicyLoss& args_;
   const PolicyPlan& plan_;
   const bool entropy_ = args_.entropy.data != nullptr;
-  const bool streamed_ = !args_.in_place && exceeds_caches<T>(args_.tokens);
+  const bool exceeds_caches_ = exceeds_caches<T>(args_.tokens);
+  const bool streamed_ = exceeds_caches_ && !args_.in_place;
+  const bool asks_ = asking().streamed_ahead > 0 && asking().ahead > 0;
   // A float32 row that is overwritten anyway keeps its powers in the first pass, and the second only scales them.
   const bool keeps_powers_ = std::is_same_v<T, float> && args_.in_place && !entropy_ && !args_.tokens.scale.capped();
   const RowParts parts_;

@@ -110,15 +110,15 @@ class Backward {
   }
 
   void parts(int, int64_t first, int64_t last) {
-    if (!row_.pulled()) return fill_zero(out_, parts_, first, last);
-    row_.gradient(out_, x_, first, last, {.streamed = streamed_});
+    if (!row_.pulled()) return fill_zero(out_, parts_, first, last, exceeds_caches_);
+    row_.gradient(out_, x_, first, last, {.streamed = exceeds_caches_ && !args_.in_place});
   }
 
   void end(int) { prefetch_row<T>(args_.tokens, i_ + 1); }
 
  private:
   const TokenLogprobBackward& args_;
-  const bool streamed_ = !args_.in_place && exceeds_caches<T>(args_.tokens);
+  const bool exceeds_caches_ = exceeds_caches<T>(args_.tokens);
   const RowParts parts_;
   CpuSoftmaxRow<T> row_;
   int64_t i_ = 0;

@@ -43,7 +43,7 @@ struct GradientMap {
 template <typename T>
 struct GradientMemory {
   bool streamed = false;  // stores past the caches, for outputs that do not fit them; parallel_for puts them in order
-  const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default what is prefetch_distance() away
+  const T* ahead = nullptr;  // n elements to be asked for meanwhile; by default what lies asking().streamed_ahead away
 
   GradientMemory from(int64_t begin) const { return {streamed, ahead == nullptr ? nullptr : ahead + begin}; }
 };
@@ -67,6 +67,8 @@ struct RowKernels {
   void (*scale)(T* x, int64_t n, float factor);
   // A copy past the caches, as streamed gradients, for measuring memory; float32 alone, null otherwise.
   void (*copy_streamed)(T* out, const T* x, int64_t n);
+  // Zeros past the caches.
+  void (*zero_streamed)(T* out, int64_t n);
 };
 
 struct IsaKernels {
@@ -77,13 +79,13 @@ struct IsaKernels {
   RowKernels<f16> float16;
 };
 
-// How many bytes ahead the loops ask for memory; 0: for what they are about to read, which costs nothing.
-//
-// The more a loop computes, the less of the latency of memory is covered by what a core has in flight of its own
-// accord: on Zen 5 the forward pass in float32 runs at 83 % of the speed of memory without asking ahead, at 97 % with
-// it, and from 8 to 32 KB the distance does not matter. Zen 4 does best by itself: asked 4 to 16 KB ahead, its loops
-// take 7 to 16 % longer. Only what stores past the caches, a copy above all, gains a few per cent from 2 to 8 KB.
-uintptr_t prefetch_distance(bool streamed = false);
+// What the loops ask of memory ahead of its turn: what a processor does of its own accord differs.
+struct Asking {
+  uintptr_t ahead;           // how many bytes; 0: what is about to be read, which costs nothing
+  uintptr_t streamed_ahead;  // the same in a loop that stores past the caches
+  bool claims;  // such a loop also asks, as if to write there, for one line of every KB it is about to store
+};
+const Asking& asking();
 
 // The best that this machine runs, or what FAPO_ISA names (baseline, avx2, avx512) if the machine runs it.
 const IsaKernels& isa_kernels();

@@ -57,6 +57,14 @@ INLINE void prefetch(const T* p, uintptr_t distance) {
   }
 }
 
+// Claims the first line of the next KB, in a loop that stores past the caches; see Asking.
+INLINE void claim(const void* p, bool claims) {
+  constexpr uintptr_t kKilobyte = 1024;
+  if (!claims) return;
+  const uintptr_t next = (reinterpret_cast<uintptr_t>(p) & ~(kKilobyte - 1)) + kKilobyte;
+  __builtin_prefetch(reinterpret_cast<const void*>(next), 1);
+}
+
 template <bool kStreamed, typename T>
 INLINE void store(T* p, Vec (&x)[kUnroll]) {
   UNROLL for (int u = 0; u < kUnroll; u += 2) store_pair<kStreamed>(p + u * Vec::kLanes, x[u], x[u + 1]);
@@ -148,7 +156,7 @@ INLINE void map_logits(Vec (&x)[kUnroll], Vec (&slope)[kUnroll], const Mapping& 
 // Of `groups` groups. A NaN may be overlooked.
 template <typename T>
 INLINE Vec greatest(const T* p, int64_t groups) {
-  const uintptr_t distance = prefetch_distance();
+  const uintptr_t distance = asking().ahead;
   Vec top[kUnroll];
   UNROLL for (int u = 0; u < kUnroll; ++u) top[u] = Vec::of(kNegInf);
   for (int64_t g = 0; g < groups; ++g, p += kGroup) {
@@ -166,7 +174,7 @@ template <typename T, Map kMap, bool kEntropy, bool kChecked, bool kInPlace>
 INLINE PartialSum sum_exp_loop(T* x, int64_t n, const RowMap& row_map) {
   const Mapping map(row_map);
   const Exp2 exp2;
-  const uintptr_t distance = prefetch_distance();
+  const uintptr_t distance = asking().ahead;
   PartialSum total{0.0, 0.0, n};
   bool masked = false;  // whether a logit of -Infinity has been seen, or is likely
   bool guarded = kChecked && kInPlace;
@@ -353,12 +361,14 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
     }
     memcpy(out + begin, y + (begin - group), static_cast<size_t>(count) * sizeof(T));
   };
-  const uintptr_t distance = ahead == nullptr ? prefetch_distance(kStreamed) : 0;
+  const uintptr_t distance = ahead == nullptr ? (kStreamed ? asking().streamed_ahead : asking().ahead) : 0;
   const T* const wanted = ahead == nullptr ? x : ahead;
+  const bool claims = kStreamed && asking().claims;
   int64_t i = before_line(out, n);
   if (i > 0) some(0, i, 0);
   for (; i + kGroup <= n; i += kGroup) {
     prefetch(wanted + i, distance);
+    claim(out + i, claims);
     step(
         x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
   }
@@ -377,7 +387,7 @@ void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap 
 
 void scale(float* x, int64_t n, float factor) {
   const Vec f = Vec::of(factor);
-  const uintptr_t distance = prefetch_distance();
+  const uintptr_t distance = asking().ahead;
   int64_t i = 0;
   for (const int64_t head = before_line(x, n); i < head; ++i) x[i] *= factor;
   for (; i + kGroup <= n; i += kGroup) {
@@ -391,16 +401,32 @@ void scale(float* x, int64_t n, float factor) {
 }
 
 void copy_streamed(float* out, const float* x, int64_t n) {
-  const uintptr_t distance = prefetch_distance(true);
+  const uintptr_t distance = asking().streamed_ahead;
+  const bool claims = asking().claims;
   int64_t i = 0;
   for (const int64_t head = before_line(out, n); i < head; ++i) out[i] = x[i];
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
     prefetch(x + i, distance);
+    claim(out + i, claims);
     load(x + i, y);
     store<true>(out + i, y);
   }
   for (; i < n; ++i) out[i] = x[i];
+}
+
+template <typename T>
+void zero_streamed(T* out, int64_t n) {
+  const bool claims = asking().claims;
+  int64_t i = before_line(out, n);
+  memset(static_cast<void*>(out), 0, static_cast<size_t>(i) * sizeof(T));
+  Vec zero[kUnroll];
+  UNROLL for (int u = 0; u < kUnroll; ++u) zero[u] = Vec::of(0.0f);
+  for (; i + kGroup <= n; i += kGroup) {
+    claim(out + i, claims);
+    store<true>(out + i, zero);
+  }
+  memset(static_cast<void*>(out + i), 0, static_cast<size_t>(n - i) * sizeof(T));
 }
 
 template <typename T>
@@ -421,6 +447,7 @@ constexpr RowKernels<T> kernels_of() {
   k.gradient[0][1] = gradient<T, false, true>;
   k.gradient[1][0] = gradient<T, true, false>;
   k.gradient[1][1] = gradient<T, true, true>;
+  k.zero_streamed = zero_streamed<T>;
   return k;
 }
 

@@ -141,10 +141,12 @@ bool exceeds_caches(const TokenLogits& tokens) {
   return tokens.rows * tokens.vocab * static_cast<int64_t>(sizeof(T)) > (int64_t{32} << 20);
 }
 
+// streamed: past the caches, for what was not read just now.
 template <typename T>
-void fill_zero(T* out, const RowParts& parts, int64_t first, int64_t last) {
-  const int64_t begin = parts.begin(first), end = parts.end(last - 1);
-  std::memset(static_cast<void*>(out + begin), 0, static_cast<size_t>(end - begin) * sizeof(T));
+void fill_zero(T* out, const RowParts& parts, int64_t first, int64_t last, bool streamed) {
+  const int64_t begin = parts.begin(first), n = parts.end(last - 1) - begin;
+  if (streamed) return row_kernels<T>().zero_streamed(out + begin, n);
+  std::memset(static_cast<void*>(out + begin), 0, static_cast<size_t>(n) * sizeof(T));
 }
 
 }  // namespace fapo
