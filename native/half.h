@@ -43,19 +43,20 @@ inline bf16 from_float<bf16>(float x) {
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
+// All cases are computed, and one is chosen: without branches, compilers do several numbers at once.
 template <>
 inline f16 from_float<f16>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to 2^16
-  if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 rounds at the subnormal spacing 2^-24
-    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
-    return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000u))};
-  }
   const uint32_t rebiased = magnitude - 0x38000000u;
-  return {static_cast<uint16_t>(sign | ((rebiased + 0xfffu + ((rebiased >> 13) & 1u)) >> 13))};
+  const uint32_t normal = (rebiased + 0xfffu + ((rebiased >> 13) & 1u)) >> 13;
+  // Below 2^-14: adding 0.5 rounds at the subnormal spacing 2^-24.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  uint32_t result = magnitude < 0x38800000u ? subnormal : normal;
+  result = magnitude >= 0x477ff000u ? 0x7c00u : result;  // rounds to 2^16
+  result = magnitude > 0x7f800000u ? 0x7e00u : result;
+  return {static_cast<uint16_t>(result | sign)};
 }
 
 }  // namespace fapo

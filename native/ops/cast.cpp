@@ -3,6 +3,7 @@
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #include "native/run_on.h"
+#include "native/simd/row_kernels.h"
 
 namespace fapo {
 
@@ -12,15 +13,27 @@ void cast(const Cast& args) {
   run_on(args.device, &Backend::cast, args);
 }
 
+namespace {
+
+template <typename From, typename To>
+auto kernel() {
+  const RowKernels<From>& kernels = row_kernels<From>();
+  if constexpr (std::is_same_v<To, bf16>)
+    return kernels.to_bfloat16;
+  else if constexpr (std::is_same_v<To, f16>)
+    return kernels.to_float16;
+  else
+    return kernels.to_float32;
+}
+
+}  // namespace
+
 void cpu::cast(const Cast& args) {
   dispatch_float(args.source.dtype, [&]<typename From>() {
     dispatch_float(args.result.dtype, [&]<typename To>() {
+      const auto cast_row = kernel<From, To>();
       parallel_for(args.rows, 1, args.rows * args.columns * 8, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          const From* source = args.source.row<From>(row);
-          To* result = args.result.row<To>(row);
-          for (int64_t i = 0; i < args.columns; ++i) result[i] = from_float<To>(to_float(source[i]));
-        }
+        for (int64_t i = begin; i < end; ++i) cast_row(args.result.row<To>(i), args.source.row<From>(i), args.columns);
       });
     });
   });

@@ -69,6 +69,10 @@ struct RowKernels {
   void (*copy_streamed)(T* out, const T* x, int64_t n);
   // Zeros past the caches.
   void (*zero_streamed)(T* out, int64_t n);
+  // The same numbers in another dtype, to nearest even.
+  void (*to_float32)(float* out, const T* x, int64_t n);
+  void (*to_bfloat16)(bf16* out, const T* x, int64_t n);
+  void (*to_float16)(f16* out, const T* x, int64_t n);
 };
 
 struct IsaKernels {

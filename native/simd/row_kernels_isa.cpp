@@ -429,6 +429,12 @@ void zero_streamed(T* out, int64_t n) {
   memset(static_cast<void*>(out + i), 0, static_cast<size_t>(n - i) * sizeof(T));
 }
 
+// half.h's conversions, as wide as the compiler makes them here.
+template <typename To, typename From>
+void cast(To* out, const From* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = from_float<To>(to_float(x[i]));
+}
+
 template <typename T>
 constexpr RowKernels<T> kernels_of() {
   RowKernels<T> k{};
@@ -448,6 +454,9 @@ constexpr RowKernels<T> kernels_of() {
   k.gradient[1][0] = gradient<T, true, false>;
   k.gradient[1][1] = gradient<T, true, true>;
   k.zero_streamed = zero_streamed<T>;
+  k.to_float32 = cast<float, T>;
+  k.to_bfloat16 = cast<bf16, T>;
+  k.to_float16 = cast<f16, T>;
   return k;
 }
 
