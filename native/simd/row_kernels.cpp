@@ -41,12 +41,14 @@ bool has_avx512() {
 //
 // Zen 5 reads at 83 % of the speed of memory in a forward pass that does not ask ahead, at 97 % in one that does, and
 // from 8 to 32 KB the distance does not matter. Stores past the caches wait for one another there, and a loop that
-// computes waits with them, unless some lines of what it stores to are claimed, one in 8 to 20: nothing published says
-// why. Then a gradient out of place takes 15.3 ms instead of 19.9, a copy 13.8 instead of 16.8, zeros alone 5.8 instead
-// of 14; asking for what such a loop reads takes time (15.9 ms instead of 13.4 in one run).
+// computes waits with them, unless it asks for some lines of what it is about to store, one in 8 to 20, as if to read
+// them: nothing published says why. Then a gradient out of place takes 15.3 ms instead of 19.9, a copy 13.8 instead of
+// 16.8, zeros alone 5.8 instead of 14; asking for what such a loop does read takes time (15.9 ms instead of 13.4 in one
+// run). What comes after Zen 5 in its family was not measured.
 //
 // Zen 4 does best by itself: asked 4 to 16 KB ahead, its loops take 7 to 16 % longer. Only what stores past the caches,
-// a copy above all, gains a few per cent from 2 to 8 KB. Claims were not measured there, nor on any other.
+// a copy above all, gains a few per cent from 2 to 8 KB. Asking for what is stored was not measured there, nor on any
+// other.
 Asking choose_asking() {
 #if FAPO_X86
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;

@@ -69,7 +69,7 @@ struct RowKernels {
   void (*copy_streamed)(T* out, const T* x, int64_t n);
   // Zeros past the caches.
   void (*zero_streamed)(T* out, int64_t n);
-  // The same numbers in another dtype, to nearest even.
+  // In any dtype, to nearest even; NaNs of 16 bits become quiet.
   void (*to_float32)(float* out, const T* x, int64_t n);
   void (*to_bfloat16)(bf16* out, const T* x, int64_t n);
   void (*to_float16)(f16* out, const T* x, int64_t n);
@@ -87,7 +87,7 @@ struct IsaKernels {
 struct Asking {
   uintptr_t ahead;           // how many bytes; 0: what is about to be read, which costs nothing
   uintptr_t streamed_ahead;  // the same in a loop that stores past the caches
-  bool claims;  // such a loop also asks, as if to write there, for one line of every KB it is about to store
+  bool outputs;              // whether such a loop also asks for one line of every KB that it is about to store
 };
 const Asking& asking();
 

@@ -57,12 +57,13 @@ INLINE void prefetch(const T* p, uintptr_t distance) {
   }
 }
 
-// Claims the first line of the next KB, in a loop that stores past the caches; see Asking.
-INLINE void claim(const void* p, bool claims) {
+// Asks for the first line of the next KB of what a loop stores past the caches; see Asking. As if to read it: what asks
+// as if to write (PREFETCHW) was not measured.
+INLINE void ask_for_output(const void* p, bool asks) {
   constexpr uintptr_t kKilobyte = 1024;
-  if (!claims) return;
+  if (!asks) return;
   const uintptr_t next = (reinterpret_cast<uintptr_t>(p) & ~(kKilobyte - 1)) + kKilobyte;
-  __builtin_prefetch(reinterpret_cast<const void*>(next), 1);
+  __builtin_prefetch(reinterpret_cast<const void*>(next));
 }
 
 template <bool kStreamed, typename T>
@@ -363,12 +364,12 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
   };
   const uintptr_t distance = ahead == nullptr ? (kStreamed ? asking().streamed_ahead : asking().ahead) : 0;
   const T* const wanted = ahead == nullptr ? x : ahead;
-  const bool claims = kStreamed && asking().claims;
+  const bool asks = kStreamed && asking().outputs;
   int64_t i = before_line(out, n);
   if (i > 0) some(0, i, 0);
   for (; i + kGroup <= n; i += kGroup) {
     prefetch(wanted + i, distance);
-    claim(out + i, claims);
+    ask_for_output(out + i, asks);
     step(
         x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
   }
@@ -402,13 +403,13 @@ void scale(float* x, int64_t n, float factor) {
 
 void copy_streamed(float* out, const float* x, int64_t n) {
   const uintptr_t distance = asking().streamed_ahead;
-  const bool claims = asking().claims;
+  const bool asks = asking().outputs;
   int64_t i = 0;
   for (const int64_t head = before_line(out, n); i < head; ++i) out[i] = x[i];
   for (; i + kGroup <= n; i += kGroup) {
     Vec y[kUnroll];
     prefetch(x + i, distance);
-    claim(out + i, claims);
+    ask_for_output(out + i, asks);
     load(x + i, y);
     store<true>(out + i, y);
   }
@@ -417,13 +418,13 @@ void copy_streamed(float* out, const float* x, int64_t n) {
 
 template <typename T>
 void zero_streamed(T* out, int64_t n) {
-  const bool claims = asking().claims;
+  const bool asks = asking().outputs;
   int64_t i = before_line(out, n);
   memset(static_cast<void*>(out), 0, static_cast<size_t>(i) * sizeof(T));
   Vec zero[kUnroll];
   UNROLL for (int u = 0; u < kUnroll; ++u) zero[u] = Vec::of(0.0f);
   for (; i + kGroup <= n; i += kGroup) {
-    claim(out + i, claims);
+    ask_for_output(out + i, asks);
     store<true>(out + i, zero);
   }
   memset(static_cast<void*>(out + i), 0, static_cast<size_t>(n - i) * sizeof(T));
