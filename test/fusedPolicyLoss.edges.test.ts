@@ -437,12 +437,23 @@ forEachDevice("an out that is too large for the caches gets the bits of a call i
   for (const dtype of floatDTypes) {
     const rows = dtype === "float32" ? 1_111 : 2_222; // 34 MB
     const batch = policyBatch(rows, vocab, dtype, 12);
+    // Rows that are not read, and rows that are read and have no gradient.
+    const responseMask = Uint8Array.from({ length: rows }, (_, i) => (i % 4 === 1 ? 0 : 1));
+    const advantages = Float32Array.from({ length: rows }, (_, i) => (i % 5) - 2);
+    const options = { ...batch.options, responseMask, advantages, clipRatioLow: 1, clipRatioHigh: 1e9, entropyCoef: 0 };
     try {
       for (const count of [1, 3]) {
         setThreads(count);
         const copy = { ...batch, data: batch.data.slice() };
-        const expected = read(device, runFused(device, copy, { ...batch.options, inPlace: true }));
-        assertSameOutputs(read(device, runFused(device, batch, batch.options)), expected, `${dtype}, ${count} threads`);
+        const expected = read(device, runFused(device, copy, { ...options, inPlace: true }));
+        assertSameOutputs(read(device, runFused(device, batch, options)), expected, `${dtype}, ${count} threads`);
+        for (let i = 0; i < rows; i++) {
+          if (responseMask[i] !== 0 && advantages[i] !== 0) continue;
+          assert.ok(
+            rowOf({ ...batch, values: expected.gradLogits as Float32Array }, i).every((g) => g === 0),
+            `row ${i}`,
+          );
+        }
       }
     } finally {
       setThreads(threads);
