@@ -6,7 +6,7 @@ import { type Device, type Tensor, tensor, toDevice } from "fapo-kernels";
 import type { Prepared } from "./case.ts";
 
 interface Addon {
-  run(op: "memoryFloor", args: FloorArguments): void;
+  run(op: string, call: object, args: FloorArguments): void;
 }
 
 interface FloorArguments {
@@ -30,6 +30,7 @@ const kindIds: Record<FloorKind, number> = { read: 0, readWrite: 1, copy: 2 };
 
 // memoryFloor is no op of the public API: it is reached through the modules that the package itself uses.
 const { run } = (await import(new URL("../addon.js", import.meta.url).href)) as Addon;
+const { calls } = (await import(new URL("../native.js", import.meta.url).href)) as { calls: { memoryFloor: object } };
 const { memory } = (await import(new URL("../tensor.js", import.meta.url).href)) as Tensors;
 
 interface Buffers {
@@ -58,7 +59,7 @@ export function floor(kind: FloorKind, bytes: number, device: Device, moves?: Pr
     destination: kind === "copy" ? first(target, length) : undefined,
     result: buffers.result,
   };
-  return () => run("memoryFloor", args);
+  return () => run("bench", calls.memoryFloor, args);
 }
 
 /** The memory of a tensor of any dtype, as float32: what the bits mean makes no difference to the time. */

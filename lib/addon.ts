@@ -1,147 +1,9 @@
-/**
- * Finds and loads the native addon, on first use, and types what native/addon.cpp exports. Arguments are validated by
- * then; the addon re-checks only what protects memory.
- */
+/** Finds and loads the native addon, on first use, and types what native/addon.cpp exports besides the ops. */
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { type CudaErrorCode, FapoError, type FapoErrorCode } from "./check.ts";
-import type { DeviceMemory } from "./cuda.ts";
+import { type Call, calls, type NativeOps } from "./native.ts";
 import type { TensorData } from "./tensor.ts";
-
-/** What an op reads or writes: an array of the host, or memory of a GPU. */
-export type Memory = TensorData | DeviceMemory;
-
-/** Rows of a floating-point dtype. */
-export interface NativeMatrix {
-  data: Memory;
-  rowStride: number;
-  dtype: number;
-}
-
-/** Nothing, or memory of the dtype that the op's argument struct declares. */
-type Maybe<T> = T | undefined;
-
-/** Rows of logits with a token each; see `TokenLogits` in native/ops/token_logprob.h. */
-export interface NativeTokenLogits {
-  device: number;
-  logits: NativeMatrix;
-  tokenIds: Memory;
-  responseMask: Maybe<Memory>;
-  rows: number;
-  vocab: number;
-  temperature: number;
-  logitSoftcap: number;
-  ignoreIndex: number;
-}
-
-/** See `PolicyBatch` in native/ops/policy_loss.h. */
-export interface NativePolicyBatch {
-  oldLogprobs: Maybe<Memory>;
-  advantages: Memory;
-  refLogprobs: Maybe<Memory>;
-  importanceWeights: Maybe<Memory>;
-  cuSeqlens: Maybe<Memory>;
-  advantagesPerSequence: boolean;
-  importanceWeightsPerSequence: boolean;
-  clipRatioLow: number;
-  clipRatioHigh: number;
-  clipRatioC: number;
-  logRatioClamp: number;
-  klEstimator: number;
-  klCoef: number;
-  lossAggMode: number;
-  globalTokens: number;
-  globalSequences: number;
-  horizon: number;
-  gradScale: number;
-  entropyCoef: number;
-  loss: Maybe<Memory>;
-  metrics: Maybe<Memory>;
-  counts: Maybe<Memory>;
-}
-
-export interface NativeFapoPenalty {
-  device: number;
-  correct: Memory;
-  flawed: Memory;
-  responseLengths: Maybe<Memory>;
-  sequences: number;
-  rewardCorrect: number;
-  rewardWrong: number;
-  flawedPenalty: number;
-  unknownVerdict: number;
-  overlongMaxLength: number;
-  overlongBuffer: number;
-  overlongFactor: number;
-  rewards: Memory;
-  fapoRewards: Memory;
-  valid: Memory;
-}
-
-export interface NativeGrouping {
-  sequences: number;
-  groups: number;
-  groupSize: number;
-  groupOffsets: Maybe<Memory>;
-  groupIds: Maybe<Memory>;
-}
-
-/** See `GroupAdvantage` in native/ops/group_advantage.h. In `fapoAdvantage` the inputs are outputs of the penalty. */
-export interface NativeGroupAdvantage {
-  device: number;
-  grouping: NativeGrouping;
-  rewards: Maybe<Memory>;
-  valid: Maybe<Memory>;
-  varianceRewards: Maybe<Memory>;
-  baseline: number;
-  scale: number;
-  ddof: number;
-  epsilon: number;
-  singleton: number;
-  advantages: Memory;
-  groupMean: Memory;
-  groupStd: Memory;
-  zeroVariance: Memory;
-}
-
-/** The ops of native/addon.cpp, and the argument struct that each is given. */
-interface NativeOps {
-  cast(args: { device: number; source: NativeMatrix; rows: number; columns: number; result: NativeMatrix }): void;
-  tokenLogprob(args: { tokens: NativeTokenLogits; logprobs: Memory; lse: Memory; entropy: Maybe<Memory> }): void;
-  tokenLogprobBackward(args: {
-    tokens: NativeTokenLogits;
-    logprobs: Memory;
-    lse: Memory;
-    entropy: Maybe<Memory>;
-    gradLogprobs: Memory;
-    gradEntropy: Maybe<Memory>;
-    gradScale: number;
-    inPlace: boolean;
-    gradLogits: NativeMatrix;
-  }): void;
-  fapoPenalty(args: NativeFapoPenalty): void;
-  groupAdvantage(args: NativeGroupAdvantage): void;
-  fapoAdvantage(args: { penalty: NativeFapoPenalty; advantage: NativeGroupAdvantage }): void;
-  policyLoss(args: {
-    device: number;
-    tokens: number;
-    logprobs: Memory;
-    responseMask: Maybe<Memory>;
-    batch: NativePolicyBatch;
-    gradLogprobs: Memory;
-  }): void;
-  fusedPolicyLoss(args: {
-    tokens: NativeTokenLogits;
-    batch: NativePolicyBatch;
-    inPlace: boolean;
-    logprobs: Memory;
-    lse: Memory;
-    entropy: Maybe<Memory>;
-    gradLogits: NativeMatrix;
-  }): void;
-  /** kind: 0 read, 1 read and write in place, 2 copy. */
-  memoryFloor(args: { device: number; kind: number; data: Memory; destination: Maybe<Memory>; result: Memory }): void;
-}
 
 /** What the CUDA runtime answered when it was asked for its devices. */
 export interface CudaProbe {
@@ -159,10 +21,7 @@ export interface CudaProbe {
 /** The names of the fields of an argument struct, in their order; of a struct within, its name and its fields. */
 type Fields = readonly (string | readonly [string, Fields])[];
 
-/** Ops take the values of the fields of their argument structs one after the other; see `run`. */
-type AddonOps = { readonly [Name in keyof NativeOps]: (...values: unknown[]) => void };
-
-interface Addon extends AddonOps {
+interface Addon extends NativeOps {
   readonly fields: { readonly [Name in keyof NativeOps]: Fields };
   readonly isa: "baseline" | "avx2" | "avx512";
   setThreads(threads: number): void;
@@ -216,71 +75,58 @@ export function addonFile(): string {
 }
 
 function load(): Addon {
+  let found: Addon;
   try {
-    const found: Addon = createRequire(import.meta.url)(addonFile());
-    return found;
+    found = createRequire(import.meta.url)(addonFile());
   } catch (cause) {
-    throw new FapoError(
-      "ERR_ADDON_NOT_FOUND",
-      `fapo-kernels: no native build loads here (${process.platform}-${process.arch}, Node ${process.version}); ` +
-        "build it from source with `npx fapo-kernels build` (needs CMake 3.25 and a C++20 compiler). " +
-        `The loader said: ${cause instanceof Error ? cause.message.split("\n")[0] : String(cause)}`,
-      { cause },
-    );
+    throw notFound("no native build loads here", cause instanceof Error ? cause.message.split("\n")[0] : cause, cause);
   }
+  for (const op of Object.keys(calls) as (keyof NativeOps)[]) {
+    const taken = pathsOf(found.fields?.[op] ?? []);
+    const passed = pathsPassed(op);
+    for (let i = 0; i < Math.max(taken.length, passed.length); i++) {
+      if (taken[i] === passed[i]) continue;
+      const difference = `${op} takes ${taken[i] ?? "nothing"} where it is given ${passed[i] ?? "nothing"}`;
+      throw notFound("the native build is of another version", difference);
+    }
+  }
+  return found;
 }
 
-/** Runs an op of the addon; what it throws becomes one sentence that starts with the op's name. */
-export function run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
+function notFound(what: string, reason: unknown, cause?: unknown): FapoError {
+  return new FapoError(
+    "ERR_ADDON_NOT_FOUND",
+    `fapo-kernels: ${what} (${process.platform}-${process.arch}, Node ${process.version}); ` +
+      "build it from source with `npx fapo-kernels build` (needs CMake 3.25 and a C++20 compiler). " +
+      `The loader said: ${reason}`,
+    { cause },
+  );
+}
+
+/** The values that an op takes, by name: `.batch.gradScale`. */
+function pathsOf(fields: Fields, within = ""): string[] {
+  return fields.flatMap((field) =>
+    typeof field === "string" ? `${within}.${field}` : pathsOf(field[1], `${within}.${field[0]}`),
+  );
+}
+
+/** The values that `calls` passes. */
+function pathsPassed(op: keyof NativeOps): string[] {
+  const named = (path: string): object =>
+    new Proxy(() => path, { get: (text, name) => (typeof name === "symbol" ? text : named(`${path}.${name}`)) });
+  const passed: string[] = [];
+  const recorder = { [op]: (...values: unknown[]) => void passed.push(...values.map(String)) };
+  (calls[op] as Call<unknown>)(recorder as unknown as NativeOps, named(""));
+  return passed;
+}
+
+/** Runs one of `calls`; what it throws becomes one sentence that starts with the op's name. */
+export function run<Args>(op: string, call: Call<Args>, args: Args): void {
   const native = addon();
-  const fields = native.fields[op];
-  let places = placesOf.get(op);
-  if (places === undefined) {
-    expectOrder(op, fields, args);
-    places = Array.from<unknown>({ length: countOf(fields) });
-    placesOf.set(op, places);
-  }
-  // A copy has elements of its own: setters on a polluted Array.prototype would swallow what goes into holes.
-  const values = places.slice();
-  collect(fields, args, values, 0);
   try {
-    native[op](...values);
+    call(native, args);
   } catch (error) {
     throw failure(op, error);
-  }
-}
-
-/**
- * Puts into `values`, from `next` on, those of literals made in lib/ops, which name the fields in the order of the
- * argument struct: reading them one by one under names known at run time would take as long as the op.
- *
- * @returns where the next value goes
- */
-function collect(fields: Fields, from: object, values: unknown[], next: number): number {
-  const own = Object.values(from);
-  for (let i = 0; i < fields.length; i++) {
-    const field = fields[i]!;
-    if (typeof field === "string") values[next++] = own[i];
-    else next = collect(field[1], own[i] as object, values, next);
-  }
-  return next;
-}
-
-/** A place for each value that an op takes, where its literals were seen to be in the right order. */
-const placesOf = new Map<keyof NativeOps, readonly unknown[]>();
-
-function countOf(fields: Fields): number {
-  return fields.reduce((count, field) => count + (typeof field === "string" ? 1 : countOf(field[1])), 0);
-}
-
-function expectOrder(op: string, fields: Fields, from: object): void {
-  const expected = fields.map((field) => (typeof field === "string" ? field : field[0]));
-  const names = Object.keys(from);
-  if (names.join() !== expected.join()) {
-    throw new FapoError("ERR_INTERNAL", `${op}: native code takes ${expected.join(", ")}, not ${names.join(", ")}`);
-  }
-  for (const [i, field] of fields.entries()) {
-    if (typeof field !== "string") expectOrder(op, field[1], Object.values(from)[i] as object);
   }
 }
 
@@ -298,8 +144,6 @@ function failure(op: string, error: unknown): FapoError {
   const { code, message, cudaError } = error as { code?: FapoErrorCode; message?: string; cudaError?: CudaErrorCode };
   return new FapoError(code ?? "ERR_INTERNAL", `${op}: ${message ?? String(error)}`, { cause: error, cudaError });
 }
-
-export type { NativeOps };
 
 /** The number of a device in native code: -1 is the CPU. */
 export const cpuDevice = -1;

@@ -2,8 +2,9 @@
  * Reads the options of one call of an op: each is copied once, checked, and turned into what the addon takes. Ends in
  * `done()`, which refuses what nobody asked for. Nothing is written before that.
  */
-import { cpuDevice, type Memory, type NativeOps, run } from "./addon.ts";
+import { cpuDevice, run } from "./addon.ts";
 import { describe, expect, FapoError } from "./check.ts";
+import type { Call, Memory } from "./native.ts";
 import { Properties } from "./properties.ts";
 import {
   allocate,
@@ -14,7 +15,7 @@ import {
   exactType,
   isTensor,
   memory,
-  type Tensor,
+  Tensor,
   type TensorData,
 } from "./tensor.ts";
 
@@ -30,31 +31,12 @@ const integerRanges: Partial<Record<DType, readonly [number, number]>> = {
   int8: [-128, 127],
 };
 
-/** What an output must look like. */
-export interface OutputSpec {
-  dtype: DType;
-  shape: readonly number[];
-}
-/** An output that is there already, and someone else's to check. */
-export class GivenOutput {
-  readonly value: object;
-
-  constructor(value: object) {
-    this.value = value;
-  }
-}
-
-/** The object that is given as `out`, and what it holds. */
-interface ReusedOutputs {
-  object: Record<string, unknown>;
-  properties: Properties;
-}
-
 export class Arguments {
   readonly op: string;
   readonly #options: Properties;
-  /** The option `out`, once it was asked for. */
-  #out: ReusedOutputs | undefined;
+  /** What `out` holds, once an output was asked for. */
+  #out: Properties | undefined;
+  #outRead = false;
   /** Where the op runs, and which argument said so first. */
   #device: Device | undefined;
   #deviceFrom = "";
@@ -178,7 +160,14 @@ export class Arguments {
   ): Memory | undefined {
     const value = this.take(name);
     if (value === undefined) return undefined;
-    if (Array.isArray(value) && plain === "plain") return this.#fromNumbers(name, dtype, value);
+    if (ArrayBuffer.isView(value)) {
+      const fits = exactType(value) === arrayTypeOf(dtype);
+      if (!fits) {
+        expect(false, this.op, name, this.#kind(dtype, length, plain), value, "ERR_UNSUPPORTED_DTYPE");
+      }
+      if (isGone(value)) this.conflict(`the buffer of ${name} has been detached or shrunk`);
+      return value as TensorData;
+    }
     if (isTensor(value)) {
       expect(value.dtype === dtype, this.op, `${name}.dtype`, dtype, value.dtype, "ERR_UNSUPPORTED_DTYPE");
       expect(value.shape.length === 1, this.op, name, `of one dimension`, value);
@@ -188,13 +177,8 @@ export class Arguments {
       this.locate(name, value);
       return data;
     }
-    const type = ArrayBuffer.isView(value) ? exactType(value) : undefined;
-    if (type !== arrayTypeOf(dtype)) {
-      const code = ArrayBuffer.isView(value) ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
-      expect(false, this.op, name, this.#kind(dtype, length, plain), value, code);
-    }
-    if (isGone(value as TensorData)) this.conflict(`the buffer of ${name} has been detached or shrunk`);
-    return value as TensorData;
+    if (Array.isArray(value) && plain === "plain") return this.#fromNumbers(name, dtype, value);
+    return this.fail(name, this.#kind(dtype, length, plain), value);
   }
 
   /** A matrix of logits: a tensor `[rows, vocab]` of a floating-point dtype. */
@@ -245,58 +229,49 @@ export class Arguments {
 
   // ---- outputs
 
-  /** What `out` has under this name, for whoever gives that output to `outputs`; undefined where there is no `out`. */
-  reused(name: string): { value: unknown } | undefined {
-    const out = this.#reuse();
-    return out && { value: out.properties.take(name) };
+  /** An output: the tensor that `out` has under this name, after checks, or a new one. After all options were read. */
+  output<D extends DType>(name: string, dtype: D, shape: readonly number[]): Tensor<D> {
+    const out = this.reusable();
+    if (out) return this.given(name, out.take(name), dtype, shape, "out.");
+    return this.made(() => allocate(this.op, shape, dtype, this.device));
   }
 
-  #reuse(): ReusedOutputs | undefined {
-    if (this.#out) return this.#out;
+  /** As `output`, for one that may not have been asked for: `out` must not have it then. */
+  optionalOutput<D extends DType>(
+    wanted: boolean,
+    name: string,
+    dtype: D,
+    shape: readonly number[],
+  ): Tensor<D> | undefined {
+    if (wanted) return this.output(name, dtype, shape);
+    const value = this.reusable()?.take(name);
+    if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
+    return undefined;
+  }
+
+  /** What `out` holds, for whoever checks some of it; undefined where there is no `out`. After all options were read. */
+  reusable(): Properties | undefined {
+    if (this.#outRead) return this.#out;
+    this.#outRead = true;
     const out = this.take("out");
+    this.done();
     if (out === undefined) return undefined;
-    if (typeof out !== "object" || out === null || Array.isArray(out) || isTensor(out)) {
+    if (typeof out !== "object" || out === null || Array.isArray(out) || out instanceof Tensor) {
       this.fail("out", `the result of an earlier ${this.op}`, out);
     }
-    this.#out = { object: out as Record<string, unknown>, properties: new Properties(this.op, out, "out.") };
+    this.#out = new Properties(this.op, out, "out.");
     return this.#out;
   }
 
-  /**
-   * The object that `out` gives, after checks, or new tensors. `specs` names every output; those that are undefined
-   * were not asked for, and `out` must not have them either. Comes last: an option that nobody took is refused here.
-   */
-  outputs<Name extends string>(
-    specs: Record<Name, OutputSpec | GivenOutput | undefined>,
-  ): { result: Record<string, unknown>; tensors: Record<Name, Tensor> } {
-    const out = this.#reuse();
-    this.#orFree(() => this.done());
-    const tensors = Object.create(nothing) as Record<Name, Tensor>;
-    const made = Object.create(nothing) as Record<string, unknown>;
-    for (const name of Object.keys(specs) as Name[]) {
-      const spec = specs[name];
-      if (out) {
-        const value = out.properties.take(name);
-        if (spec === undefined) {
-          if (value !== undefined) this.fail(`out.${name}`, "absent, for it was not asked for", value);
-        } else if (!(spec instanceof GivenOutput)) {
-          tensors[name] = this.output(`out.${name}`, value, spec);
-        }
-      } else if (spec instanceof GivenOutput) {
-        made[name] = spec.value;
-      } else if (spec) {
-        tensors[name] = this.made(() => allocate(this.op, spec.shape, spec.dtype, this.device));
-        made[name] = tensors[name];
-      }
-    }
-    for (const name of out?.properties.left ?? []) {
-      this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
-    }
-    return { result: out?.object ?? { ...made }, tensors };
+  /** The object that `out` gives, after all its outputs were taken; undefined where there is none. */
+  reused<Result extends object>(): Result | undefined {
+    const out = this.reusable();
+    for (const name of out?.left ?? []) this.fail("out", `the result of an earlier ${this.op}`, `one with ${name}`);
+    return out?.object as Result | undefined;
   }
 
   /** Makes a tensor for this call. When that fails, or the op does, all that were made are freed at once. */
-  made(make: () => Tensor): Tensor {
+  made<D extends DType>(make: () => Tensor<D>): Tensor<D> {
     return this.#orFree(() => {
       const tensor = make();
       this.#made.push(tensor);
@@ -305,8 +280,8 @@ export class Arguments {
   }
 
   /** Runs the op of the addon. */
-  run<Name extends keyof NativeOps>(op: Name, args: Parameters<NativeOps[Name]>[0]): void {
-    this.#orFree(() => run(op, args));
+  run<Args>(call: Call<Args>, args: Args): void {
+    this.#orFree(() => run(this.op, call, args));
   }
 
   #orFree<Result>(body: () => Result): Result {
@@ -318,29 +293,26 @@ export class Arguments {
     }
   }
 
-  /** One output that the caller gives, after checks. */
-  output(name: string, value: unknown, { dtype, shape }: OutputSpec): Tensor {
+  /** A tensor that the caller gives to be written to, after checks. `within` goes before its name in messages. */
+  given<D extends DType>(name: string, value: unknown, dtype: D, shape: readonly number[], within = ""): Tensor<D> {
     const fits = isTensor(value) && value.dtype === dtype && isSameShape(value.shape, shape);
     if (!fits) {
       const code = isTensor(value) && value.dtype !== dtype ? "ERR_UNSUPPORTED_DTYPE" : "ERR_INVALID_ARGUMENT";
-      expect(false, this.op, name, `a ${dtype} tensor [${shape.join(", ")}]`, value, code);
+      expect(false, this.op, within + name, `a ${dtype} tensor [${shape.join(", ")}]`, value, code);
     }
     if (shape.length === 2) {
-      this.#expectWhole(name, value);
+      this.#expectWhole(within + name, value);
     } else {
-      const data = memory(this.op, name, value);
       const length = shape.length === 0 ? 1 : shape[0]!;
-      if (data.length !== length) this.fail(`${name}.data`, `of ${length} elements`, data);
+      const data = Tensor.memoryOf(value) ?? memory(this.op, within + name, value);
+      if (data.length !== length) this.fail(`${within}${name}.data`, `of ${length} elements`, data);
     }
     // Where only typed arrays are given and no device, outputs do not choose one.
     this.#device ??= "cpu";
-    this.locate(name, value);
-    return value;
+    if (value.device !== this.#device) this.locate(within + name, value);
+    return value as Tensor<D>;
   }
 }
-
-/** The prototype of objects to put names into: setters on a polluted Object.prototype would swallow them. */
-const nothing: object = Object.freeze(Object.create(null));
 
 function isSameShape(a: readonly number[], b: readonly number[]): boolean {
   if (a.length !== b.length) return false;
@@ -349,7 +321,7 @@ function isSameShape(a: readonly number[], b: readonly number[]): boolean {
 }
 
 /** A view of a buffer that was transferred, or shrunk below it, looks empty; the methods of typed arrays refuse it. */
-function isGone(view: TensorData): boolean {
+function isGone(view: ArrayBufferView): boolean {
   if (view.byteLength > 0) return false;
   try {
     Reflect.apply(typedArrayKeys, view, []);

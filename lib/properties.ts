@@ -6,11 +6,13 @@ import { expect } from "./check.ts";
  * longer to make than to read; so do entries, and arrays that grow.
  */
 export class Properties {
+  readonly object: object;
   readonly #names: string[];
   readonly #values: unknown[];
 
   /** `prefix` goes before the names in messages. */
   constructor(op: string, object: object, prefix = "") {
+    this.object = object;
     this.#names = Object.keys(object);
     this.#values = Object.values(object);
     if (this.#names.length !== this.#values.length) {

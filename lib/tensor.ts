@@ -2,9 +2,10 @@
 /**
  * Tensors: typed memory with a shape, and where it lives. No arithmetic here; ops read the memory through `memory()`.
  */
-import { call, cpuDevice, type Memory, type NativeMatrix } from "./addon.ts";
+import { call, cpuDevice } from "./addon.ts";
 import { expect, FapoError } from "./check.ts";
 import { cudaDevice, DeviceMemory } from "./cuda.ts";
+import type { Memory, NativeMatrix } from "./native.ts";
 
 /** Element types. bfloat16 and float16 travel as their 16 bits in a `Uint16Array`. */
 export type DType = "float32" | "bfloat16" | "float16" | "int32" | "uint8" | "int8";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -47,7 +47,8 @@ test("FAPO_ISA chooses a lesser instruction set, never one the machine lacks", (
   if (best !== "avx512") assert.equal(isa({ FAPO_ISA: "avx512" }), best);
 });
 
-test("without a native build the first call says what to do", () => {
+/** What the package says in a folder without a build, where `change` has been at work. */
+function inFolder(calls: readonly string[], change: (folder: string) => void = () => {}): string[] {
   const folder = mkdtempSync(path.join(tmpdir(), "fapo-kernels-"));
   try {
     cpSync(path.join(root, "dist"), path.join(folder, "dist"), { recursive: true });
@@ -55,21 +56,58 @@ test("without a native build the first call says what to do", () => {
       recursive: true,
     });
     writeFileSync(path.join(folder, "package.json"), '{ "name": "fapo-kernels", "type": "module" }');
-    // The second allocates a large output before it comes to the addon.
-    for (const first of ["devices()", 'cast(zeros([2 ** 24], { dtype: "bfloat16" }), "float32")']) {
+    change(folder);
+    return calls.map((call) => {
       const source = `import { cast, devices, zeros } from "./dist/index.js";
-        try { ${first}; } catch (e) { console.log(e.name, e.code, e.message); }`;
+        try { ${call}; console.log("done"); } catch (e) { console.log(e.name, e.code, e.message); }`;
       const { stdout } = spawnSync(process.execPath, ["--input-type=module", "--eval", source], {
         cwd: folder,
         encoding: "utf8",
       });
-      assert.match(
-        stdout,
-        /^FapoError ERR_ADDON_NOT_FOUND fapo-kernels: no native build loads here \(\w+-\w+, Node v[\d.]+\); build it from source with `npx fapo-kernels build`/,
-      );
-    }
+      return stdout.trim();
+    });
   } finally {
     rmSync(folder, { recursive: true });
+  }
+}
+
+test("without a native build the first call says what to do", () => {
+  // The second allocates a large output before it comes to the addon.
+  for (const said of inFolder(["devices()", 'cast(zeros([2 ** 24], { dtype: "bfloat16" }), "float32")'])) {
+    assert.match(
+      said,
+      /^FapoError ERR_ADDON_NOT_FOUND fapo-kernels: no native build loads here \(\w+-\w+, Node v[\d.]+\); build it from source with `npx fapo-kernels build`/,
+    );
+  }
+});
+
+test("a native build that takes other values, or in another order, is refused when it is loaded", () => {
+  const build: string = createRequire(import.meta.url)("node-gyp-build").path(root);
+  const withBuild = (folder: string): void => {
+    mkdirSync(path.join(folder, "build/Release"), { recursive: true });
+    copyFileSync(build, path.join(folder, "build/Release/fapo_kernels.node"));
+  };
+  const edited = (from: string, to: string) => (folder: string) => {
+    withBuild(folder);
+    const file = path.join(folder, "dist/native.js");
+    const source = readFileSync(file, "utf8");
+    assert.ok(source.includes(from));
+    writeFileSync(file, source.replace(from, to));
+  };
+  assert.deepEqual(inFolder(["devices()"], withBuild), ["done"]);
+  const refused = /^FapoError ERR_ADDON_NOT_FOUND fapo-kernels: the native build is of another version .*: /;
+  for (const [from, to, difference] of [
+    ["batch.klCoef, ", "", "policyLoss takes .batch.klCoef where it is given .batch.lossAggMode"],
+    [
+      "batch.klEstimator, batch.klCoef",
+      "batch.klCoef, batch.klEstimator",
+      "takes .batch.klEstimator where it is given",
+    ],
+    ["args.columns, ", "args.columns, args.rows, ", "cast takes .result.data where it is given .rows"],
+  ] as const) {
+    const [said] = inFolder(["devices()"], edited(from, to));
+    assert.match(said!, refused);
+    assert.ok(said!.includes(difference), said);
   }
 });
 

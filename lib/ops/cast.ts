@@ -1,6 +1,7 @@
 /** cast: between the floating-point dtypes. */
 import { Arguments } from "../arguments.ts";
 import { expect } from "../check.ts";
+import { calls } from "../native.ts";
 import { allocate, type DType, isTensor, nativeMatrix, sizeOf, type Tensor } from "../tensor.ts";
 
 const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
@@ -42,16 +43,14 @@ export function cast<D extends DType>(source: Tensor, dtype: D, options: CastOpt
   const needed = sizeOf(shape) === 0 ? 0 : matrix ? (shape[0]! - 1) * source.rowStride + columns : columns;
   expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
   const result =
-    out === undefined
-      ? args.made(() => allocate(op, shape, dtype, args.device))
-      : args.output("out", out, { dtype, shape });
+    out === undefined ? args.made(() => allocate(op, shape, dtype, args.device)) : args.given("out", out, dtype, shape);
   const packed = { rowStride: columns };
-  args.run("cast", {
+  args.run(calls.cast, {
     device: args.device,
     source: matrix ? native : { ...native, ...packed },
     rows: matrix ? shape[0]! : 1,
     columns,
     result: matrix ? nativeMatrix(op, "out", result) : { ...nativeMatrix(op, "out", result), ...packed },
   });
-  return result as Tensor<D>;
+  return result;
 }

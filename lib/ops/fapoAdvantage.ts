@@ -1,5 +1,6 @@
 /** fapoAdvantage: verdicts to advantages in one call. */
 import { Arguments } from "../arguments.ts";
+import { calls } from "../native.ts";
 import {
   type FapoPenaltyOptions,
   type FapoPenaltyResult,
@@ -37,17 +38,15 @@ export function fapoAdvantage(options: FapoAdvantageOptions): FapoAdvantageResul
   const sequences = verdicts.correct.length;
   const grouping = readGrouping(args, sequences);
   const convention = readConvention(args);
-  const { rewards, fapoRewards, valid } = penaltyOutputs(sequences);
-  const { advantages, groupMean, groupStd, zeroVariance } = advantageOutputs(grouping);
-  // One literal: spreading would take as long as the rest of a small call.
-  const outputs = { rewards, fapoRewards, valid, advantages, groupMean, groupStd, zeroVariance };
-  const { result, tensors } = args.outputs(outputs);
+  const rewarded = penaltyOutputs(args, sequences);
+  const compared = advantageOutputs(args, grouping);
+  const result = args.reused<FapoAdvantageResult>() ?? { ...rewarded, ...compared };
 
   // Native code links the penalty's outputs to the inputs that are missing here.
   const inputs = { rewards: undefined, valid: undefined, varianceRewards: undefined };
-  args.run("fapoAdvantage", {
-    penalty: nativePenalty(args, verdicts, tensors),
-    advantage: nativeAdvantage(args, inputs, grouping, convention, tensors),
+  args.run(calls.fapoAdvantage, {
+    penalty: nativePenalty(args, verdicts, rewarded),
+    advantage: nativeAdvantage(args, inputs, grouping, convention, compared),
   });
-  return result as unknown as FapoAdvantageResult;
+  return result;
 }

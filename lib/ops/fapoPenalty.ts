@@ -1,5 +1,4 @@
 /** fapoPenalty: verdicts to rewards. */
-import type { Memory, NativeFapoPenalty } from "../addon.ts";
 import {
   Arguments,
   type Int8Input,
@@ -7,9 +6,9 @@ import {
   isCount,
   isFiniteNumber,
   isNotNegative,
-  type OutputSpec,
   type Uint8Input,
 } from "../arguments.ts";
+import { calls, type Memory, type NativeFapoPenalty } from "../native.ts";
 import { type Device, memory, type Tensor } from "../tensor.ts";
 
 /** What to do with a right answer that has no verdict: the first is the default. */
@@ -68,17 +67,20 @@ export interface FapoPenaltyResult {
 export function fapoPenalty(options: FapoPenaltyOptions): FapoPenaltyResult {
   const args = new Arguments("fapoPenalty", options);
   const verdicts = readVerdicts(args);
-  const { result, tensors } = args.outputs(penaltyOutputs(verdicts.correct.length));
+  const outputs = penaltyOutputs(args, verdicts.correct.length);
+  const result = args.reused<FapoPenaltyResult>() ?? outputs;
 
-  args.run("fapoPenalty", nativePenalty(args, verdicts, tensors));
-  return result as unknown as FapoPenaltyResult;
+  args.run(calls.fapoPenalty, nativePenalty(args, verdicts, outputs));
+  return result;
 }
 
-type PenaltyOutput = "rewards" | "fapoRewards" | "valid";
-
-export function penaltyOutputs(sequences: number): Record<PenaltyOutput, OutputSpec> {
-  const float = { dtype: "float32", shape: [sequences] } as const;
-  return { rewards: float, fapoRewards: float, valid: { dtype: "uint8", shape: [sequences] } };
+export function penaltyOutputs(args: Arguments, sequences: number): FapoPenaltyResult {
+  const shape = [sequences];
+  return {
+    rewards: args.output("rewards", "float32", shape),
+    fapoRewards: args.output("fapoRewards", "float32", shape),
+    valid: args.output("valid", "uint8", shape),
+  };
 }
 
 type Verdicts = ReturnType<typeof readVerdicts>;
@@ -87,7 +89,7 @@ type Verdicts = ReturnType<typeof readVerdicts>;
 export function nativePenalty(
   { op, device }: Arguments,
   verdicts: Verdicts,
-  tensors: Record<PenaltyOutput, Tensor>,
+  outputs: FapoPenaltyResult,
 ): NativeFapoPenalty {
   const { overlong } = verdicts;
   return {
@@ -103,9 +105,9 @@ export function nativePenalty(
     overlongMaxLength: overlong.maxLength,
     overlongBuffer: overlong.buffer,
     overlongFactor: overlong.factor,
-    rewards: memory(op, "out.rewards", tensors.rewards),
-    fapoRewards: memory(op, "out.fapoRewards", tensors.fapoRewards),
-    valid: memory(op, "out.valid", tensors.valid),
+    rewards: memory(op, "out.rewards", outputs.rewards),
+    fapoRewards: memory(op, "out.fapoRewards", outputs.fapoRewards),
+    valid: memory(op, "out.valid", outputs.valid),
   };
 }
 

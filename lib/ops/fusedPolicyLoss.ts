@@ -1,8 +1,9 @@
 /** fusedPolicyLoss: logits to loss, gradient and metrics in one pass. */
-import { Arguments, GivenOutput, isFiniteNumber } from "../arguments.ts";
+import { Arguments, isFiniteNumber } from "../arguments.ts";
+import { calls } from "../native.ts";
 import { memory, nativeMatrix, type Tensor } from "../tensor.ts";
 import { metricsOutput, type PolicyBatchOptions, type PolicyMetrics, readPolicyBatch } from "./policyLoss.ts";
-import { gradLogitsOf, gradLogitsSpec, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
+import { gradLogitsOutput, readTokenLogits, setInPlace, type TokenLogitsOptions } from "./tokenLogprob.ts";
 
 export interface FusedPolicyLossOptions extends TokenLogitsOptions, PolicyBatchOptions {
   /** Also return the entropy of each row. Default false; an `entropyCoef` other than 0 returns it, too. */
@@ -48,33 +49,29 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   const rows = logits.shape[0]!;
   const batch = readPolicyBatch(args, rows);
   batch.entropyCoef = args.number("entropyCoef", 0, "a finite number", isFiniteNumber);
-  const entropy = args.boolean("entropy") || batch.entropyCoef !== 0;
+  const wantEntropy = args.boolean("entropy") || batch.entropyCoef !== 0;
   const inPlace = args.boolean("inPlace");
-  const row = { dtype: "float32", shape: [rows] } as const;
   const { metrics, storage } = metricsOutput(args);
-  const outputs = args.outputs({
-    loss: { dtype: "float32", shape: [] },
-    logprobs: row,
-    lse: row,
-    entropy: entropy ? row : undefined,
-    gradLogits: gradLogitsSpec(logits, inPlace),
-    metrics: new GivenOutput(metrics),
-  });
-  const { result, tensors } = outputs;
-  const gradLogits = gradLogitsOf(args, outputs, logits, inPlace);
+  const loss = args.output("loss", "float32", []);
+  const logprobs = args.output("logprobs", "float32", [rows]);
+  const lse = args.output("lse", "float32", [rows]);
+  const entropy = args.optionalOutput(wantEntropy, "entropy", "float32", [rows]);
+  const gradLogits = gradLogitsOutput(args, logits, inPlace);
+  const made = { loss, logprobs, lse, gradLogits, metrics };
+  const result = args.reused<FusedPolicyLossResult>() ?? (entropy ? { ...made, entropy } : made);
 
-  batch.loss = memory(args.op, "out.loss", tensors.loss);
+  batch.loss = memory(args.op, "out.loss", loss);
   batch.metrics = storage.metrics;
   batch.counts = storage.counts;
-  args.run("fusedPolicyLoss", {
+  args.run(calls.fusedPolicyLoss, {
     tokens: native,
     batch,
     inPlace,
-    logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
-    lse: memory(args.op, "out.lse", tensors.lse),
-    entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
+    logprobs: memory(args.op, "out.logprobs", logprobs),
+    lse: memory(args.op, "out.lse", lse),
+    entropy: entropy ? memory(args.op, "out.entropy", entropy) : undefined,
     gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
   });
   setInPlace(result, logits, inPlace);
-  return result as unknown as FusedPolicyLossResult;
+  return result;
 }

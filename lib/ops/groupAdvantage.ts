@@ -1,7 +1,7 @@
 /** groupAdvantage: rewards to advantages, group by group. */
-import type { NativeGroupAdvantage, NativeGrouping } from "../addon.ts";
 import type { Uint8Input } from "../arguments.ts";
-import { Arguments, type FloatInput, type Int32Input, isCount, isNotNegative, type OutputSpec } from "../arguments.ts";
+import { Arguments, type FloatInput, type Int32Input, isCount, isNotNegative } from "../arguments.ts";
+import { calls, type NativeGroupAdvantage, type NativeGrouping } from "../native.ts";
 import { type Device, memory, type Tensor } from "../tensor.ts";
 
 /** Which responses answer the same prompt. One of the three. */
@@ -77,22 +77,21 @@ export function groupAdvantage(options: GroupAdvantageOptions): GroupAdvantageRe
   const varianceRewards = args.optionalArray("varianceRewards", "float32", rewards.length, "plain");
   const grouping = readGrouping(args, rewards.length);
   const convention = readConvention(args);
-  const { result, tensors } = args.outputs(advantageOutputs(grouping));
+  const outputs = advantageOutputs(args, grouping);
+  const result = args.reused<GroupAdvantageResult>() ?? outputs;
 
   const inputs = { rewards, valid, varianceRewards };
-  args.run("groupAdvantage", nativeAdvantage(args, inputs, grouping, convention, tensors));
-  return result as unknown as GroupAdvantageResult;
+  args.run(calls.groupAdvantage, nativeAdvantage(args, inputs, grouping, convention, outputs));
+  return result;
 }
 
-type AdvantageOutput = "advantages" | "groupMean" | "groupStd" | "zeroVariance";
-
-export function advantageOutputs({ sequences, groups }: NativeGrouping): Record<AdvantageOutput, OutputSpec> {
-  const perGroup = { dtype: "float32", shape: [groups] } as const;
+export function advantageOutputs(args: Arguments, { sequences, groups }: NativeGrouping): GroupAdvantageResult {
+  const perGroup = [groups];
   return {
-    advantages: { dtype: "float32", shape: [sequences] },
-    groupMean: perGroup,
-    groupStd: perGroup,
-    zeroVariance: { dtype: "uint8", shape: [groups] },
+    advantages: args.output("advantages", "float32", [sequences]),
+    groupMean: args.output("groupMean", "float32", perGroup),
+    groupStd: args.output("groupStd", "float32", perGroup),
+    zeroVariance: args.output("zeroVariance", "uint8", perGroup),
   };
 }
 
@@ -105,7 +104,7 @@ export function nativeAdvantage(
   inputs: Inputs,
   grouping: NativeGrouping,
   convention: Convention,
-  tensors: Record<AdvantageOutput, Tensor>,
+  outputs: GroupAdvantageResult,
 ): NativeGroupAdvantage {
   return {
     device,
@@ -118,10 +117,10 @@ export function nativeAdvantage(
     ddof: convention.ddof,
     epsilon: convention.epsilon,
     singleton: convention.singleton,
-    advantages: memory(op, "out.advantages", tensors.advantages),
-    groupMean: memory(op, "out.groupMean", tensors.groupMean),
-    groupStd: memory(op, "out.groupStd", tensors.groupStd),
-    zeroVariance: memory(op, "out.zeroVariance", tensors.zeroVariance),
+    advantages: memory(op, "out.advantages", outputs.advantages),
+    groupMean: memory(op, "out.groupMean", outputs.groupMean),
+    groupStd: memory(op, "out.groupStd", outputs.groupStd),
+    zeroVariance: memory(op, "out.zeroVariance", outputs.zeroVariance),
   };
 }
 

@@ -1,9 +1,8 @@
 /** policyLoss: log-probs to the clipped loss, its gradient and metrics. */
-import { cpuDevice, type Memory, type NativePolicyBatch } from "../addon.ts";
+import { cpuDevice } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
-  GivenOutput,
   type Int32Input,
   isCount,
   isFiniteNumber,
@@ -12,6 +11,7 @@ import {
   type Uint8Input,
 } from "../arguments.ts";
 import { DeviceMemory } from "../cuda.ts";
+import { calls, type Memory, type NativePolicyBatch } from "../native.ts";
 import { type Device, makeTensor, memory, type Tensor } from "../tensor.ts";
 
 export type KlEstimator = "none" | "k1" | "k2" | "k3";
@@ -126,24 +126,22 @@ export function policyLoss(options: PolicyLossOptions): PolicyLossResult {
   const responseMask = args.optionalArray("responseMask", "uint8", tokens);
   const batch = readPolicyBatch(args, tokens);
   const { metrics, storage } = metricsOutput(args);
-  const { result, tensors } = args.outputs({
-    loss: { dtype: "float32", shape: [] },
-    gradLogprobs: { dtype: "float32", shape: [tokens] },
-    metrics: new GivenOutput(metrics),
-  });
+  const loss = args.output("loss", "float32", []);
+  const gradLogprobs = args.output("gradLogprobs", "float32", [tokens]);
+  const result = args.reused<PolicyLossResult>() ?? { loss, gradLogprobs, metrics };
 
-  batch.loss = memory(args.op, "out.loss", tensors.loss);
+  batch.loss = memory(args.op, "out.loss", loss);
   batch.metrics = storage.metrics;
   batch.counts = storage.counts;
-  args.run("policyLoss", {
+  args.run(calls.policyLoss, {
     device: args.device,
     tokens,
     logprobs,
     responseMask,
     batch,
-    gradLogprobs: memory(args.op, "out.gradLogprobs", tensors.gradLogprobs),
+    gradLogprobs: memory(args.op, "out.gradLogprobs", gradLogprobs),
   });
-  return result as unknown as PolicyLossResult;
+  return result;
 }
 
 /** Reads the options of PolicyBatchOptions but `device`. Outputs are still to be set. */
@@ -156,9 +154,9 @@ export function readPolicyBatch(args: Arguments, tokens: number): NativePolicyBa
 
   const perSequence = (name: string, data: { length: number }): boolean => {
     if (data.length === sequences) return true;
+    if (data.length === tokens) return false;
     const lengths = sequences === undefined ? "(a length per response needs cuSeqlens)" : `or ${sequences} (responses)`;
-    if (data.length !== tokens) args.fail(name, `of length ${tokens} (tokens) ${lengths}`, data);
-    return false;
+    return args.fail(name, `of length ${tokens} (tokens) ${lengths}`, data);
   };
 
   const klEstimator = args.choice("klEstimator", klEstimators);
@@ -226,9 +224,9 @@ const countNames = ["tokens", "sequences"] as const;
 
 /** The metrics of `out`, or new ones. */
 export function metricsOutput(args: Arguments): { metrics: PolicyMetrics; storage: MetricsStorage } {
-  const reused = args.reused("metrics");
-  if (reused) {
-    const metrics = reused.value as PolicyMetrics;
+  const out = args.reusable();
+  if (out) {
+    const metrics = out.take("metrics") as PolicyMetrics;
     const storage = typeof metrics === "object" && metrics !== null ? storages.get(metrics) : undefined;
     if (!storage) args.fail("out.metrics", `the metrics of an earlier ${args.op}`, metrics);
     args.locate("out.metrics", metrics.tokens);

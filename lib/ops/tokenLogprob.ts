@@ -1,15 +1,13 @@
 /** tokenLogprob and its backward pass. */
-import type { NativeTokenLogits } from "../addon.ts";
 import {
   Arguments,
   type FloatInput,
-  GivenOutput,
   type Int32Input,
   isFiniteNumber,
   isPositive,
-  type OutputSpec,
   type Uint8Input,
 } from "../arguments.ts";
+import { calls, type NativeTokenLogits } from "../native.ts";
 import { type Device, memory, nativeMatrix, type Tensor } from "../tensor.ts";
 
 /** Rows of logits with one chosen token each; shared by every op over a vocabulary. */
@@ -58,17 +56,20 @@ export interface TokenLogprobResult {
 export function tokenLogprob(options: TokenLogprobOptions): TokenLogprobResult {
   const args = new Arguments("tokenLogprob", options);
   const { logits, native } = readTokenLogits(args);
-  const entropy = args.boolean("entropy");
-  const row = { dtype: "float32", shape: [logits.shape[0]!] } as const;
-  const { result, tensors } = args.outputs({ logprobs: row, lse: row, entropy: entropy ? row : undefined });
+  const wantEntropy = args.boolean("entropy");
+  const rows = [logits.shape[0]!];
+  const logprobs = args.output("logprobs", "float32", rows);
+  const lse = args.output("lse", "float32", rows);
+  const entropy = args.optionalOutput(wantEntropy, "entropy", "float32", rows);
+  const result = args.reused<TokenLogprobResult>() ?? (entropy ? { logprobs, lse, entropy } : { logprobs, lse });
 
-  args.run("tokenLogprob", {
+  args.run(calls.tokenLogprob, {
     tokens: native,
-    logprobs: memory(args.op, "out.logprobs", tensors.logprobs),
-    lse: memory(args.op, "out.lse", tensors.lse),
-    entropy: entropy ? memory(args.op, "out.entropy", tensors.entropy) : undefined,
+    logprobs: memory(args.op, "out.logprobs", logprobs),
+    lse: memory(args.op, "out.lse", lse),
+    entropy: entropy ? memory(args.op, "out.entropy", entropy) : undefined,
   });
-  return result as unknown as TokenLogprobResult;
+  return result;
 }
 
 export interface TokenLogprobBackwardOptions extends TokenLogitsOptions {
@@ -116,10 +117,10 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
   if (gradEntropy && !entropy) args.conflict("gradEntropy needs entropy, the output of tokenLogprob");
   const gradScale = args.number("gradScale", 1, "a finite number", isFiniteNumber);
   const inPlace = args.boolean("inPlace");
-  const outputs = args.outputs({ gradLogits: gradLogitsSpec(logits, inPlace) });
-  const gradLogits = gradLogitsOf(args, outputs, logits, inPlace);
+  const gradLogits = gradLogitsOutput(args, logits, inPlace);
+  const result = args.reused<TokenLogprobBackwardResult>() ?? { gradLogits };
 
-  args.run("tokenLogprobBackward", {
+  args.run(calls.tokenLogprobBackward, {
     tokens: native,
     logprobs,
     lse,
@@ -130,8 +131,8 @@ export function tokenLogprobBackward(options: TokenLogprobBackwardOptions): Toke
     inPlace,
     gradLogits: nativeMatrix(args.op, "out.gradLogits", gradLogits),
   });
-  setInPlace(outputs.result, logits, inPlace);
-  return outputs.result as unknown as TokenLogprobBackwardResult;
+  setInPlace(result, logits, inPlace);
+  return result;
 }
 
 /** Reads the options of TokenLogitsOptions. */
@@ -159,27 +160,24 @@ export function readTokenLogits(args: Arguments): { logits: Tensor; native: Nati
   return { logits, native };
 }
 
-/** The gradient of the logits as an output: the logits themselves when `inPlace`. */
-export function gradLogitsSpec(logits: Tensor, inPlace: boolean): OutputSpec | GivenOutput {
-  return inPlace ? new GivenOutput(logits) : { dtype: logits.dtype, shape: logits.shape };
-}
-
-/** Where that gradient goes. In place the result has to take the logits after the call. */
-export function gradLogitsOf(
-  args: Arguments,
-  { result, tensors }: { result: Record<string, unknown>; tensors: { gradLogits: Tensor } },
-  logits: Tensor,
-  inPlace: boolean,
-): Tensor {
-  if (!inPlace) return tensors.gradLogits;
-  const own = Object.getOwnPropertyDescriptor(result, "gradLogits");
-  const settable = own ? own.writable || own.value === logits : Object.isExtensible(result);
-  if (!settable) args.fail("out", "an object whose gradLogits can be set to logits", result);
+/**
+ * The gradient of the logits as an output: the logits themselves when `inPlace`. The result has to take them after the
+ * call then.
+ */
+export function gradLogitsOutput(args: Arguments, logits: Tensor, inPlace: boolean): Tensor {
+  if (!inPlace) return args.output("gradLogits", logits.dtype, logits.shape);
+  const out = args.reusable();
+  if (out) {
+    out.take("gradLogits");
+    const own = Object.getOwnPropertyDescriptor(out.object, "gradLogits");
+    const settable = own ? own.writable || own.value === logits : Object.isExtensible(out.object);
+    if (!settable) args.fail("out", "an object whose gradLogits can be set to logits", out.object);
+  }
   return logits;
 }
 
 /** After the call, when nothing can fail any more: the logits have become their gradient. */
-export function setInPlace(result: Record<string, unknown>, logits: Tensor, inPlace: boolean): void {
+export function setInPlace(result: { gradLogits: Tensor }, logits: Tensor, inPlace: boolean): void {
   if (!inPlace) return;
   if (!Object.hasOwn(result, "gradLogits")) {
     // An assignment would run a setter of a polluted prototype.
