@@ -5,7 +5,9 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
@@ -21,8 +23,9 @@ __global__ void probe_kernel() {}
 
 constexpr size_t kAlignment = 256;
 constexpr size_t kStagingBytes = size_t{8} << 20;
-constexpr size_t kChunkBytes = kStagingBytes / 4;  // of a copy that is longer than the staging memory
-constexpr size_t kMaxCalls = size_t{1} << 20;      // between two waits, of which faults tell the op
+constexpr size_t kChunkBytes = kStagingBytes / 4;    // of a copy that is longer than the staging memory
+constexpr size_t kMaxCalls = size_t{1} << 20;        // between two waits, of which faults tell the op
+constexpr size_t kMaxGraphCalls = size_t{15} << 20;  // of all graphs; above the others in what kernels report
 constexpr unsigned long long kNoFault = ~0ull;
 
 // After these the device takes no more work from this process.
@@ -177,6 +180,16 @@ Sentence sentence_of(Fault fault) {
 
 }  // namespace
 
+// What a replay runs, and the work space that it alone uses.
+struct Graph {
+  cudaGraphExec_t exec = nullptr;
+  struct Block {
+    void* data;
+    size_t bytes;
+  };
+  std::vector<Block> memory;
+};
+
 CurrentDevice::CurrentDevice(int device) : stale(cudaGetLastError()) {
   int current = device;
   error = cudaGetDevice(&current);
@@ -207,13 +220,16 @@ class Device {
 
   // First in every guard: refuses a device that was lost, and opens one that is new.
   void enter(const CurrentDevice& current) {
-    if (is_sticky(current.stale) && stream_ != nullptr) {
+    if (is_sticky(current.stale) && stream_ != nullptr && capture_ == nullptr) {
       // Of this thread, but maybe of another device: a sticky error is what every call answers.
       const cudaError_t now = cudaStreamQuery(stream_);
       cudaGetLastError();
       if (is_sticky(now)) lose(now, calls_.empty() ? "other code of this process" : in_doubt());
     }
     if (lost_ != cudaSuccess) throw lost_error();
+    if (capture_ != nullptr && capture_->thread != std::this_thread::get_id()) {
+      throw Error("ERR_CUDA", name() + " is being captured into a graph by another thread");
+    }
     if (stream_ == nullptr) return open();
     check(current.error);
   }
@@ -245,12 +261,16 @@ class Device {
       return;
     }
     cache_[size].push_back(data);
-    if (debug_) empty_cache();
+    if (debug_ && capture_ == nullptr) empty_cache();
   }
 
   void* workspace(size_t bytes, size_t zeroed) {
     if (bytes > workspace_bytes_) {
-      if (workspace_ != nullptr) release(workspace_, static_cast<int64_t>(workspace_bytes_));
+      if (workspace_ != nullptr && capture_ != nullptr) {
+        capture_->graph->memory.push_back({workspace_, workspace_bytes_});  // what was captured so far uses it
+      } else if (workspace_ != nullptr) {
+        release(workspace_, static_cast<int64_t>(workspace_bytes_));
+      }
       workspace_ = nullptr, workspace_bytes_ = 0;
       workspace_ = allocate(static_cast<int64_t>(bytes), false);
       workspace_bytes_ = bytes;
@@ -346,6 +366,10 @@ class Device {
   // ---- calls and waits
 
   unsigned long long begin(const char* op) {
+    if (capture_ != nullptr) {  // every replay reports this number
+      if (graph_calls_.size() < kMaxGraphCalls) graph_calls_.push_back(op);
+      return kMaxCalls + graph_calls_.size() - 1;
+    }
     if (calls_.size() < kMaxCalls) calls_.push_back(op);
     return calls_.size() - 1;
   }
@@ -354,7 +378,7 @@ class Device {
 
   void launched(cudaError_t error, const char* op) {
     check(error, op);
-    if (debug_) raise_fault(op);
+    if (debug_ && capture_ == nullptr) raise_fault(op);
   }
 
   // Until all of the stream is done; throws what kernels reported, once.
@@ -369,6 +393,53 @@ class Device {
     calls_.clear();
   }
 
+  // ---- graphs
+
+  void begin_capture() {
+    expect_no_capture();
+    auto graph = std::make_unique<Graph>();
+    // Relaxed: memory may be allocated meanwhile.
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+    capture_ =
+        std::make_unique<Capture>(Capture{std::move(graph), std::this_thread::get_id(), workspace_, workspace_bytes_});
+    workspace_ = nullptr, workspace_bytes_ = 0;
+  }
+
+  std::unique_ptr<Graph> end_capture() {
+    if (capture_ == nullptr) throw Error("ERR_INTERNAL", "no graph is being captured");
+    cudaGraph_t captured = nullptr;
+    cudaError_t error = cudaStreamEndCapture(stream_, &captured);
+    std::unique_ptr<Graph> graph = std::move(capture_->graph);
+    if (workspace_ != nullptr) graph->memory.push_back({workspace_, workspace_bytes_});
+    workspace_ = capture_->workspace, workspace_bytes_ = capture_->workspace_bytes;
+    capture_ = nullptr;
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&graph->exec, captured, 0);
+    if (captured != nullptr) cudaGraphDestroy(captured);
+    if (error == cudaSuccess) error = cudaGraphUpload(graph->exec, stream_);  // not at the first replay
+    if (error != cudaSuccess) {
+      destroy(*graph);
+      throw failure(error, nullptr);
+    }
+    return graph;
+  }
+
+  void replay(const Graph& graph) {
+    expect_no_capture();
+    constexpr const char* kReplay = "the replay of a graph";
+    begin(kReplay);
+    launched(cudaGraphLaunch(graph.exec, stream_), kReplay);
+  }
+
+  // A replay that is under way goes on; its memory is used again in the order of the stream.
+  void destroy(Graph& graph) {
+    if (graph.exec != nullptr && lost_ == cudaSuccess) cudaGraphExecDestroy(graph.exec);
+    graph.exec = nullptr;
+    for (const Graph::Block& block : graph.memory) release(block.data, static_cast<int64_t>(block.bytes));
+    graph.memory.clear();
+  }
+
+  bool is_capturing() const { return capture_ != nullptr; }
+
   // ---- streams
 
   void set_stream(cudaStream_t stream) {
@@ -380,6 +451,7 @@ class Device {
 
   // What is enqueued on `second` from now on waits for what is on `first`.
   void order(cudaStream_t first, cudaStream_t second) {
+    if (capture_ != nullptr) throw captured("other streams cannot be part of it");
     check(cudaEventRecord(order_event_, first));
     check(cudaStreamWaitEvent(second, order_event_, 0));
   }
@@ -387,6 +459,7 @@ class Device {
   // ---- time
 
   void start_timer() {
+    expect_no_capture();
     if (timer_start_ == nullptr) check(cudaEventCreate(&timer_start_));
     if (timer_stop_ == nullptr) check(cudaEventCreate(&timer_stop_));
     check(cudaEventRecord(timer_start_, stream_));
@@ -472,11 +545,12 @@ class Device {
       return data;
     }
     const auto exceeds = [&] { return limit_ > 0 && (size > limit_ || reserved_ > limit_ - size); };
-    if (exceeds()) empty_cache();
+    const bool may_wait = capture_ == nullptr;
+    if (exceeds() && may_wait) empty_cache();
     if (exceeds()) throw out_of_memory(bytes, cudaSuccess);
     void* data = nullptr;
     cudaError_t error = cudaMalloc(&data, size);
-    if (error == cudaErrorMemoryAllocation) {
+    if (error == cudaErrorMemoryAllocation && may_wait) {
       cudaGetLastError();
       empty_cache();
       error = cudaMalloc(&data, size);
@@ -538,10 +612,11 @@ class Device {
   void expect_no_capture() {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream_, &status));
-    if (status != cudaStreamCaptureStatusNone) {
-      throw Error("ERR_CUDA", "the stream of " + name() +
-                                  " is being captured into a graph: neither waits nor arrays of the host can be");
-    }
+    if (status != cudaStreamCaptureStatusNone) throw captured("neither waits nor arrays of the host can be");
+  }
+
+  Error captured(const char* why_not) const {
+    return Error("ERR_CUDA", "the stream of " + name() + " is being captured into a graph: " + why_not);
   }
 
   void raise_fault(const char* exactly_in = nullptr) {
@@ -550,7 +625,10 @@ class Device {
     const unsigned long long fault = fault_;
     if (fault == kNoFault) return;
     const size_t call = fault >> 40;
-    const std::string op = call < calls_.size() ? calls_[call] : "an op";
+    const size_t in_graphs = call - kMaxCalls;
+    const std::string op = call < calls_.size()                                   ? calls_[call]
+                           : call >= kMaxCalls && in_graphs < graph_calls_.size() ? graph_calls_[in_graphs]
+                                                                                  : "an op";
     staging_.all_done();
     calls_.clear();
     check(cudaMemsetAsync(fault_word_, 0xff, sizeof *fault_word_, stream_));
@@ -613,8 +691,17 @@ class Device {
   Staging staging_;
 
   unsigned long long* fault_word_ = nullptr;
-  unsigned long long fault_ = kNoFault;  // what was read of it
-  std::vector<const char*> calls_;       // ops since the last wait
+  unsigned long long fault_ = kNoFault;   // what was read of it
+  std::vector<const char*> calls_;        // ops since the last wait
+  std::vector<const char*> graph_calls_;  // ops of all graphs
+
+  struct Capture {
+    std::unique_ptr<Graph> graph;
+    std::thread::id thread;
+    void* workspace;  // that of calls, kept aside
+    size_t workspace_bytes;
+  };
+  std::unique_ptr<Capture> capture_;  // while a graph is being captured
 
   std::unordered_map<const void*, size_t> dynamic_shared_;
   std::map<std::tuple<const void*, unsigned, unsigned, size_t>, int> clusters_;
@@ -851,6 +938,47 @@ void check_foreign(int32_t number, uint64_t address, int64_t bytes) {
       throw Error("ERR_DEVICE_MISMATCH", "expected address to be memory of " + here +
                                              ", got memory of cuda:" + std::to_string(attributes.device));
     }
+  }
+}
+
+void begin_capture(int32_t number) {
+  Device& device = Device::get(number);
+  Guard guard(device);
+  device.begin_capture();
+}
+
+void* end_capture(int32_t number) {
+  Device& device = Device::get(number);
+  Guard guard(device);
+  return device.end_capture().release();
+}
+
+void abandon_capture(int32_t number) noexcept {
+  try {
+    Device& device = Device::get(number);
+    Guard guard(device);
+    if (device.is_capturing()) device.destroy(*device.end_capture());
+  } catch (...) {
+    // What made the capture fail has been told.
+  }
+}
+
+void replay(int32_t number, void* graph) {
+  Device& device = Device::get(number);
+  Guard guard(device);
+  device.replay(*static_cast<Graph*>(graph));
+}
+
+void release_graph(int32_t number, void* data) noexcept {
+  std::unique_ptr<Graph> graph(static_cast<Graph*>(data));
+  try {
+    if (Device* device = Device::if_opened(number)) {
+      std::lock_guard lock(device->mutex);
+      const CurrentDevice current(number);
+      device->destroy(*graph);
+    }
+  } catch (...) {
+    // As in release().
   }
 }
 

@@ -39,6 +39,11 @@ constexpr CudaLibrary kLibrary = {
     .wait_for = wait_for,
     .make_wait = make_wait,
     .check_foreign = check_foreign,
+    .begin_capture = begin_capture,
+    .end_capture = end_capture,
+    .abandon_capture = abandon_capture,
+    .replay = replay,
+    .release_graph = release_graph,
     .start_timer = start_timer,
     .stop_timer = stop_timer,
 };

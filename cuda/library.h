@@ -30,6 +30,11 @@ void set_stream(int32_t device, uint64_t stream);
 void wait_for(int32_t device, uint64_t stream);
 void make_wait(int32_t device, uint64_t stream);
 void check_foreign(int32_t device, uint64_t address, int64_t bytes);
+void begin_capture(int32_t device);
+void* end_capture(int32_t device);
+void abandon_capture(int32_t device) noexcept;
+void replay(int32_t device, void* graph);
+void release_graph(int32_t device, void* graph) noexcept;
 void start_timer(int32_t device);
 double stop_timer(int32_t device);
 

@@ -48,6 +48,8 @@ interface Addon extends NativeOps {
   /** Offsets are in bytes; the array says how much. */
   copyToDevice(handle: object, offset: number, from: TensorData): void;
   copyToHost(to: TensorData, handle: object, offset: number): void;
+  /** Between memory of one GPU. */
+  copyOnDevice(to: object, toOffset: number, from: object, fromOffset: number, bytes: number): void;
   synchronize(device: number): void;
   memoryInfo(device: number): { used: number; reserved: number; limit: number; free: number; total: number };
   setMemoryLimit(device: number, bytes: number): void;
@@ -56,6 +58,12 @@ interface Addon extends NativeOps {
   /** Our stream waits for that one; that one waits for ours. */
   waitFor(device: number, stream: bigint): void;
   makeWait(device: number, stream: bigint): void;
+  /** From the one to the other, what this thread starts on the device is kept instead of run: as a graph. */
+  beginCapture(device: number): void;
+  endCapture(device: number): object;
+  abandonCapture(device: number): void;
+  replay(graph: object): void;
+  releaseGraph(graph: object): void;
   /** For benchmarks: `stopTimer` waits, and says how many milliseconds the GPU took for what came after `startTimer`. */
   startTimer(device: number): void;
   stopTimer(device: number): number;
@@ -120,9 +128,15 @@ function pathsPassed(op: keyof NativeOps): string[] {
   return passed;
 }
 
+/** What ops are called on while a graph is captured. */
+let recorder: NativeOps | undefined;
+export function setRecorder(native: NativeOps | undefined): void {
+  recorder = native;
+}
+
 /** Runs one of `calls`; what it throws becomes one sentence that starts with the op's name. */
 export function run<Args>(op: string, call: Call<Args>, args: Args): void {
-  const native = addon();
+  const native = recorder ?? addon();
   try {
     call(native, args);
   } catch (error) {

@@ -81,6 +81,12 @@ interface Loan {
   owner: unknown;
 }
 
+/** Told of all memory that is used, while a graph is captured. */
+let onUse: ((memory: DeviceMemory) => void) | undefined;
+export function setOnUse(told: ((memory: DeviceMemory) => void) | undefined): void {
+  onUse = told;
+}
+
 /** Elements in the memory of a GPU: what a typed array is on the host. Native code reads its properties. */
 export class DeviceMemory {
   readonly handle: object;
@@ -104,7 +110,9 @@ export class DeviceMemory {
   /** New memory; that of `zeros` is 0, any other holds anything. */
   static allocate(op: string, device: number, length: number, elementBytes: number, zeroed: boolean): DeviceMemory {
     const handle = call(op, (native) => native.allocate(device, length * elementBytes, zeroed));
-    return new DeviceMemory(handle, device, 0, length);
+    const allocated = new DeviceMemory(handle, device, 0, length);
+    allocated.used();
+    return allocated;
   }
 
   /** Memory of someone else, after checks that it is what it should be. */
@@ -118,6 +126,11 @@ export class DeviceMemory {
   /** A part, `offset` in bytes, that shares the memory. */
   part(offset: number, length: number): DeviceMemory {
     return new DeviceMemory(this.handle, this.device, this.offset + offset, length, this.#tensors);
+  }
+
+  /** Something that was started works on it. */
+  used(): void {
+    onUse?.(this);
   }
 
   /** A tensor holds it; the memory is freed when the last one that shares it lets go. */

@@ -10,6 +10,7 @@ export {
   setCudaMemoryLimit,
   setThreads,
 } from "./device.ts";
+export { captureGraph, Graph, type GraphOptions } from "./graph.ts";
 export { type CastOptions, cast } from "./ops/cast.ts";
 export { type FapoAdvantageOptions, type FapoAdvantageResult, fapoAdvantage } from "./ops/fapoAdvantage.ts";
 export {
@@ -67,6 +68,7 @@ export {
   type Tensor,
   type TensorData,
   type TensorOptions,
+  type ToDeviceOptions,
   tensor,
   toDevice,
   type ZerosOptions,

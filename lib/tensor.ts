@@ -291,24 +291,35 @@ function newDeviceMemory(
   return DeviceMemory.allocate(op, device, sizeOf(shape), elementBytes, zeroed);
 }
 
+export interface ToDeviceOptions<D extends DType = DType> {
+  /** A tensor of the same dtype, shape and row stride on that device, to be written to and returned. */
+  out?: Tensor<D> | undefined;
+}
+
 /**
- * Copies a tensor to another device; one that is there already is returned as it is. All of its memory travels, the
- * padding of strided rows included, and rows keep their stride. To the CPU it waits, as `synchronize` does; to a GPU it
- * does not: the source may be changed at once. From GPU to GPU it goes through memory of the host.
+ * Copies a tensor to another device; one that is there already is returned as it is, unless `out` says where its copy
+ * goes. All of its memory travels, the padding of strided rows included, and rows keep their stride. To the CPU it
+ * waits, as `synchronize` does; to a GPU it does not: the source may be changed at once. From GPU to GPU it goes through
+ * memory of the host.
  * @throws FapoError `ERR_NO_CUDA` when there is no such GPU to be used, with the reason; `ERR_OUT_OF_MEMORY`;
- *   `ERR_DISPOSED`; `ERR_CUDA` and, from a GPU, what kernels found wrong there
+ *   `ERR_DISPOSED`; `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE` and `ERR_DEVICE_MISMATCH` for an `out` that does not
+ *   fit; `ERR_CUDA` and, from a GPU, what kernels found wrong there
  */
-export function toDevice<D extends DType>(source: Tensor<D>, device: Device): Tensor<D> {
+export function toDevice<D extends DType>(
+  source: Tensor<D>,
+  device: Device,
+  options: ToDeviceOptions<D> = {},
+): Tensor<D> {
   const op = "toDevice";
   expect(isTensor(source), op, "the tensor", "a Tensor", source);
   const data = memory(op, "the tensor", source);
   const place = deviceNumber(op, "device", device);
+  const { out, ...rest } = ownOptions(op, options);
+  expectNoOther(op, rest);
+  if (out !== undefined) return copyInto(op, source, data, device, out) as Tensor<D>;
   if (source.device === device) return source;
   const { dtype, shape, rowStride } = source;
-  const rows = shape.length === 2 ? shape[0]! : 1;
-  const needed = sizeOf(shape) === 0 ? 0 : (rows - 1) * rowStride + sizeOf(shape) / rows;
-  // Its buffer may have been transferred or resized since.
-  expect(data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, data);
+  expectLength(op, "the tensor's data", data, source);
   const array = onHost(op, data, dtype);
   if (place === cpuDevice) return makeTensor(array, shape, dtype, rowStride);
   const elements = newDeviceMemory(op, place, [array.length], dtype, false);
@@ -320,6 +331,47 @@ export function toDevice<D extends DType>(source: Tensor<D>, device: Device): Te
     copy.dispose();
     throw error;
   }
+}
+
+/** Copies what `source` holds to `out`, a tensor like it on `device`. */
+function copyInto(op: string, source: Tensor, data: Memory, device: Device, out: unknown): Tensor {
+  const { dtype, shape, rowStride } = source;
+  const like = `a ${dtype} tensor [${shape.join(", ")}]${shape.length === 2 ? ` with rows ${rowStride} apart` : ""}`;
+  expect(isTensor(out), op, "out", like, out);
+  expect(out.dtype === dtype, op, "out.dtype", dtype, out.dtype, "ERR_UNSUPPORTED_DTYPE");
+  const fits = out.shape.join() === shape.join() && out.rowStride === rowStride;
+  expect(fits, op, "out", like, out);
+  expect(out.device === device, op, "out.device", `"${device}"`, out.device, "ERR_DEVICE_MISMATCH");
+  const target = memory(op, "out", out);
+  const length = expectLength(op, "the tensor's data", data, source);
+  expectLength(op, "out.data", target, out);
+  if (target === data) return out;
+  if (!(target instanceof DeviceMemory)) {
+    if (data instanceof DeviceMemory) {
+      const whole = target.subarray(0, length) as TensorData;
+      call(op, (native) => native.copyToHost(whole, data.handle, data.offset));
+    } else {
+      target.set(data.subarray(0, length));
+    }
+  } else if (data instanceof DeviceMemory && data.device === target.device) {
+    data.used();
+    target.used();
+    const bytes = length * arrayTypes[dtype].BYTES_PER_ELEMENT;
+    call(op, (native) => native.copyOnDevice(target.handle, target.offset, data.handle, data.offset, bytes));
+  } else {
+    const array = onHost(op, data, dtype, length).subarray(0, length) as TensorData;
+    call(op, (native) => native.copyToDevice(target.handle, target.offset, array));
+  }
+  return out;
+}
+
+/** How many elements lie between the first and the last of a tensor: as many must be there still. */
+function expectLength(op: string, argument: string, data: Memory, { shape, rowStride }: Tensor): number {
+  const rows = shape.length === 2 ? shape[0]! : 1;
+  const needed = sizeOf(shape) === 0 ? 0 : (rows - 1) * rowStride + sizeOf(shape) / rows;
+  // The buffer may have been transferred or resized since.
+  expect(data.length >= needed, op, argument, `of at least ${needed} elements`, data);
+  return needed;
 }
 
 /**

@@ -34,6 +34,18 @@ struct DeviceMemory {
 };
 constexpr napi_type_tag kDeviceMemoryTag = {0x6661706f6b65726e, 0x6d656d6f72790001};
 
+// Calls that were captured, to be replayed.
+struct Graph {
+  int32_t device;
+  void* graph;  // null once released
+
+  void release() {
+    if (graph != nullptr) cuda_library().release_graph(device, graph);
+    graph = nullptr;
+  }
+};
+constexpr napi_type_tag kGraphTag = {0x6661706f6b65726e, 0x6772617068000001};
+
 // Which memory an op reads and writes, to refuse outputs that overlap anything else, and on which GPU it lies.
 class Ranges {
  public:
@@ -94,13 +106,19 @@ struct DeviceFinder {
   }
 };
 
-DeviceMemory& device_memory(napi_env env, napi_value value) {
+// What lies behind an External of ours.
+template <typename T>
+T& content_of(napi_env env, napi_value value, const napi_type_tag& tag, const char* expected) {
   bool ours = false;
-  void* memory = nullptr;
-  const bool ok = napi_check_object_type_tag(env, value, &kDeviceMemoryTag, &ours) == napi_ok && ours &&
-                  napi_get_value_external(env, value, &memory) == napi_ok;
-  check(ok, "expected memory of a GPU");
-  return *static_cast<DeviceMemory*>(memory);
+  void* content = nullptr;
+  const bool ok = napi_check_object_type_tag(env, value, &tag, &ours) == napi_ok && ours &&
+                  napi_get_value_external(env, value, &content) == napi_ok;
+  check(ok, expected);
+  return *static_cast<T*>(content);
+}
+
+DeviceMemory& device_memory(napi_env env, napi_value value) {
+  return content_of<DeviceMemory>(env, value, kDeviceMemoryTag, "expected memory of a GPU");
 }
 
 template <typename T>
@@ -490,6 +508,17 @@ void copy_to_device(const Napi::CallbackInfo& info) {
   });
 }
 
+// copyOnDevice(to, offset, from, offset, bytes): memory of one GPU.
+void copy_on_device(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const DeviceMemory &to = device_memory(info.Env(), info[0]), &from = device_memory(info.Env(), info[2]);
+    const int64_t bytes = bytes_from(info[4]);
+    check(to.device == from.device && bytes >= 0, "memory of one GPU");
+    cuda_library().copy_on_device(to.device, device_bytes(to, info[1], bytes), device_bytes(from, info[3], bytes),
+                                  bytes);
+  });
+}
+
 // copyToHost(array, handle, offset)
 void copy_to_host(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
@@ -539,6 +568,65 @@ void with_stream(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] { (cuda_library().*function)(device_from(info[0]), address_from(info[1])); });
 }
 
+// ---- graphs
+
+// A worker that ends while it captures must not leave the device to itself.
+thread_local int32_t capturing_device = kCpu;
+void abandon_at_end(void* device) { cuda_library().abandon_capture(*static_cast<int32_t*>(device)); }
+
+void begin_capture(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const int32_t device = device_from(info[0]);
+    cuda_library().begin_capture(device);
+    capturing_device = device;
+    napi_add_env_cleanup_hook(info.Env(), abandon_at_end, &capturing_device);
+  });
+}
+
+void abandon_capture(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const int32_t device = device_from(info[0]);
+    napi_remove_env_cleanup_hook(info.Env(), abandon_at_end, &capturing_device);
+    cuda_library().abandon_capture(device);
+  });
+}
+
+// The graph, as an External that owns it.
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const int32_t device = device_from(info[0]);
+    napi_remove_env_cleanup_hook(info.Env(), abandon_at_end, &capturing_device);
+    auto* graph = new Graph{device, cuda_library().end_capture(device)};
+    const auto finalize = [](napi_env, void* data, void*) {
+      auto* finished = static_cast<Graph*>(data);
+      finished->release();
+      delete finished;
+    };
+    napi_value handle;
+    if (napi_create_external(info.Env(), graph, finalize, nullptr, &handle) != napi_ok) {
+      graph->release();
+      delete graph;
+      throw Napi::Error::New(info.Env());
+    }
+    if (napi_type_tag_object(info.Env(), handle, &kGraphTag) != napi_ok) throw Napi::Error::New(info.Env());
+    return Napi::Value(info.Env(), handle);
+  });
+}
+
+Graph& graph_of(napi_env env, napi_value value) { return content_of<Graph>(env, value, kGraphTag, "expected a graph"); }
+
+void replay(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const Graph& graph = graph_of(info.Env(), info[0]);
+    check(graph.graph != nullptr, "the graph has been disposed");
+    cuda_library().replay(graph.device, graph.graph);
+  });
+}
+
+void release_graph(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { graph_of(info.Env(), info[0]).release(); });
+}
+
 void start_timer(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] { cuda_library().start_timer(device_from(info[0])); });
 }
@@ -578,6 +666,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   function("borrow", borrow);
   function("release", release);
   function("copyToDevice", copy_to_device);
+  function("copyOnDevice", copy_on_device);
   function("copyToHost", copy_to_host);
   function("synchronize", synchronize);
   function("memoryInfo", memory_info);
@@ -587,6 +676,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   function("setStream", with_stream<&CudaLibrary::set_stream>);
   function("waitFor", with_stream<&CudaLibrary::wait_for>);
   function("makeWait", with_stream<&CudaLibrary::make_wait>);
+  function("beginCapture", begin_capture);
+  function("endCapture", end_capture);
+  function("abandonCapture", abandon_capture);
+  function("replay", replay);
+  function("releaseGraph", release_graph);
   function("startTimer", start_timer);
   function("stopTimer", stop_timer);
   return exports;

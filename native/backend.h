@@ -81,6 +81,12 @@ struct CudaLibrary {
   void (*make_wait)(int32_t device, uint64_t stream) = nullptr;   // that one waits for what is on ours
   // Throws ERR_INVALID_ARGUMENT unless it is memory of that device.
   void (*check_foreign)(int32_t device, uint64_t address, int64_t bytes) = nullptr;
+  // Between the two, what this thread enqueues is kept instead of run, and no other thread may use the device.
+  void (*begin_capture)(int32_t device) = nullptr;
+  void* (*end_capture)(int32_t device) = nullptr;  // a graph, to be released
+  void (*abandon_capture)(int32_t device) noexcept = nullptr;
+  void (*replay)(int32_t device, void* graph) = nullptr;  // enqueues it; what it works on has to be there still
+  void (*release_graph)(int32_t device, void* graph) noexcept = nullptr;
   void (*start_timer)(int32_t device) = nullptr;   // one per device: a second start begins anew
   double (*stop_timer)(int32_t device) = nullptr;  // waits; milliseconds of what was enqueued since the start
 };

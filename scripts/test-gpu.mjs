@@ -40,6 +40,7 @@ const parts = new Map([
   ["primitives", primitives],
   ...sanitizers.map((tool) => [`sanitizer-${tool}`, () => sanitizer(tool)]),
   ["large", () => testFiles(["build-ts/test/gpu/large.gpu.js"])],
+  ["graphs", () => testFiles(["build-ts/test/gpu/graphs.gpu.js"])],
   ["memory", () => testFiles(["build-ts/test/gpu/memory.gpu.js"])],
   ["sticky", () => testFiles(["build-ts/test/gpu/sticky.gpu.js"])],
   ["repeats", () => testFiles(["build-ts/test/gpu/repeats.gpu.js"])],

@@ -348,6 +348,50 @@ forEachDevice("toDevice and synchronize", (device) => {
   );
 });
 
+forEachDevice("toDevice writes to `out`, which is like the tensor", (device) => {
+  const cpu = "cpu";
+  const matrix = (first: number, where: Device): Tensor<"float32"> =>
+    toDevice(tensor(Float32Array.of(first, 2, 9, 3, 4, 8, 7), { shape: [2, 2], rowStride: 3 }), where);
+  for (const [from, to] of [
+    [cpu, device.name],
+    [device.name, cpu],
+    [device.name, device.name],
+    [cpu, cpu],
+  ] as const) {
+    const out = matrix(0, to);
+    assert.equal(toDevice(matrix(1, from), to, { out }), out);
+    const { data } = toDevice(out, cpu);
+    assert.deepEqual([...data].slice(0, 5), [1, 2, 9, 3, 4], `${from} to ${to}`);
+  }
+  const made = matrix(1, device.name);
+  assert.equal(toDevice(made, device.name, { out: made }), made);
+  assert.equal(toDevice(made, device.name, { out: undefined }), made);
+  const bits = toDevice(tensor(Uint16Array.of(1, 0x7fff), { dtype: "bfloat16" }), device.name);
+  const there = toDevice(tensor(new Uint16Array(2), { dtype: "bfloat16" }), device.name);
+  assert.deepEqual([...toDevice(toDevice(bits, device.name, { out: there }), cpu).data], [1, 0x7fff]);
+
+  const packed = toDevice(tensor(new Float32Array(4), { shape: [2, 2] }), device.name);
+  const disposed = matrix(1, device.name);
+  disposed.dispose();
+  for (const [out, code, message] of [
+    [
+      packed,
+      invalid,
+      /^toDevice: expected out to be a float32 tensor \[2, 2\] with rows 3 apart, got a float32 tensor \[2, 2\]/,
+    ],
+    [bits, "ERR_UNSUPPORTED_DTYPE", 'toDevice: expected out.dtype to be float32, got "bfloat16"'],
+    [new Float32Array(4), invalid, /^toDevice: expected out to be a float32 tensor \[2, 2\] with rows 3 apart, got F/],
+    [disposed, "ERR_DISPOSED", "toDevice: out has been disposed"],
+  ] as const) {
+    assertFails(() => toDevice(made, device.name, { out: out as typeof made }), code, message);
+  }
+  assertFails(() => toDevice(made, device.name, { into: made } as object), invalid, "toDevice: unknown option into");
+  if (device.name !== cpu) {
+    const elsewhere = 'toDevice: expected out.device to be "cpu", got "cuda:0"';
+    assertFails(() => toDevice(made, cpu, { out: made }), "ERR_DEVICE_MISMATCH", elsewhere);
+  }
+});
+
 forEachDevice("toDevice refuses a tensor whose buffer has gone elsewhere", (device) => {
   if (device.name === "cpu") return; // there the tensor is returned as it is
   const made = tensor(new Float32Array(6), { shape: [2, 3] });

@@ -148,7 +148,8 @@ std::string ledger() {
   for (size_t i = 0; i < r.misuse.size(); ++i) out << (i ? ", " : "") << '"' << r.misuse[i] << '"';
   out << "],\n  \"deviceAllocations\": " << r.allocations.size() - pinned << ",\n  \"deviceBytes\": " << device_bytes
       << ",\n  \"pinnedAllocations\": " << pinned << ",\n  \"pinnedBytes\": " << pinned_bytes
-      << ",\n  \"streams\": " << r.streams.size() << ",\n  \"events\": " << r.events.size() << ",\n  \"calls\": {";
+      << ",\n  \"streams\": " << r.streams.size() << ",\n  \"events\": " << r.events.size()
+      << ",\n  \"graphs\": " << r.graphs.size() + r.graph_execs.size() << ",\n  \"calls\": {";
   const char* separator = "";
   for (const auto& [name, count] : r.calls) {
     out << separator << "\n    \"" << name << "\": " << count;

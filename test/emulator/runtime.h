@@ -35,8 +35,17 @@
 
 #include "cuda_emulator/runtime_api.h"
 
+struct CudaEmulatorGraph {
+  int device = 0;
+  std::vector<std::function<void()>> work;
+};
+struct CudaEmulatorGraphExec : CudaEmulatorGraph {};
+
 struct CudaEmulatorStream {
   int device = 0;
+  std::optional<CudaEmulatorGraph> captured;  // while it is being captured
+  bool capture_is_relaxed = true;
+  bool capture_failed = false;
   std::deque<std::function<void()>> work;
   uint64_t enqueued = 0, finished = 0;  // pieces of work
 };
@@ -78,6 +87,8 @@ struct Runtime {
   std::map<const char*, Allocation> allocations;
   std::set<CudaEmulatorStream*> streams;
   std::set<CudaEmulatorEvent*> events;
+  std::set<CudaEmulatorGraph*> graphs;
+  std::set<CudaEmulatorGraphExec*> graph_execs;
   std::map<const void*, int> dynamic_shared_limit;
   std::set<const void*> wide_clusters;  // kernels that allow more than 8 blocks
   std::map<std::string, uint64_t> calls;
@@ -112,6 +123,8 @@ cudaError_t call(const char* name, const Body& body) {
 cudaError_t misused(const char* what, cudaError_t error);  // notes it in the ledger
 CudaEmulatorStream* find_stream(cudaStream_t stream);      // null and a note in the ledger where there is none
 int shared_per_block();                                    // of this compute capability, opted in, in bytes
+bool forbidden_by_capture();                               // of any stream: what a strict mode does not allow
+bool forbidden_by_capture(CudaEmulatorStream& stream);     // of this one: a wait, or what the emulator does not capture
 void enqueue(CudaEmulatorStream& stream, std::function<void()> work);
 void run_until(CudaEmulatorStream& stream, uint64_t ticket);
 void run_all(int device);

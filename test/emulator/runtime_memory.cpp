@@ -67,6 +67,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
     const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
     if (is_device(to) != to_device || is_device(from) != from_device) return cudaErrorInvalidValue;
   }
+  if (waits && forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
   enqueue(*found, [=] { std::memmove(to, from, bytes); });
   if (waits) run_until(*found, found->enqueued);
   return cudaSuccess;
@@ -97,6 +98,7 @@ using cuda_emulator::runtime;
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   return call("cudaMalloc", [&] {
     if (!runtime().device_count) return cudaErrorNoDevice;
+    if (cuda_emulator::forbidden_by_capture()) return cudaErrorStreamCaptureUnsupported;
     const int number = cuda_emulator::current_device();
     cuda_emulator::Device& device = runtime().devices[static_cast<size_t>(number)];
     if (bytes > runtime().memory - device.used) return cudaErrorMemoryAllocation;

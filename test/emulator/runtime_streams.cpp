@@ -60,7 +60,23 @@ CudaEmulatorStream* find_stream(cudaStream_t stream) {
   return nullptr;
 }
 
+// A capture that was made to fail stays so until it is ended.
+bool forbidden_by_capture(CudaEmulatorStream& stream) {
+  if (stream.captured) stream.capture_failed = true;
+  return stream.captured || runtime().capturing;
+}
+
+bool forbidden_by_capture() {
+  bool found = false;
+  for (CudaEmulatorStream* stream : runtime().streams) {
+    if (!stream->captured || stream->capture_is_relaxed) continue;
+    found = stream->capture_failed = true;
+  }
+  return found;
+}
+
 void enqueue(CudaEmulatorStream& stream, std::function<void()> work) {
+  if (stream.captured) return stream.captured->work.push_back(std::move(work));
   stream.work.push_back(std::move(work));
   ++stream.enqueued;
   if (!runtime().lazy) run_until(stream, stream.enqueued);
@@ -113,7 +129,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return call("cudaStreamSynchronize", [&] {
     CudaEmulatorStream* found = find_stream(stream);
     if (!found) return cudaErrorInvalidResourceHandle;
-    if (runtime().capturing) return cudaErrorStreamCaptureUnsupported;
+    if (forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
     run_until(*found, found->enqueued);
     return device_of(*found).lost;
   });
@@ -123,7 +139,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return call("cudaStreamQuery", [&] {
     CudaEmulatorStream* found = find_stream(stream);
     if (!found) return cudaErrorInvalidResourceHandle;
-    if (runtime().capturing) return cudaErrorStreamCaptureUnsupported;
+    if (forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
     return query(*found, found->enqueued);
   });
 }
@@ -132,6 +148,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return call("cudaStreamWaitEvent", [&] {
     CudaEmulatorStream* found = find_stream(stream);
     if (!found || !is_event(event)) return cudaErrorInvalidResourceHandle;
+    if (found->captured && forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
     if (is_done(*event)) return cudaSuccess;
     CudaEmulatorStream* other = event->stream;  // destroyed only when its work is done
     const uint64_t ticket = event->ticket;
@@ -144,8 +161,87 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   return call("cudaStreamIsCapturing", [&] {
-    if (!find_stream(stream)) return cudaErrorInvalidResourceHandle;
-    *status = runtime().capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    const CudaEmulatorStream* found = find_stream(stream);
+    if (!found) return cudaErrorInvalidResourceHandle;
+    *status = found->captured && found->capture_failed ? cudaStreamCaptureStatusInvalidated
+              : found->captured || runtime().capturing ? cudaStreamCaptureStatusActive
+                                                       : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  return call("cudaStreamBeginCapture", [&] {
+    CudaEmulatorStream* found = find_stream(stream);
+    if (!found) return cudaErrorInvalidResourceHandle;
+    if (found->captured || is_default(found)) return cudaErrorStreamCaptureUnsupported;
+    found->captured.emplace();
+    found->captured->device = found->device;
+    found->capture_is_relaxed = mode == cudaStreamCaptureModeRelaxed;
+    found->capture_failed = false;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  return call("cudaStreamEndCapture", [&] {
+    CudaEmulatorStream* found = find_stream(stream);
+    if (!found) return cudaErrorInvalidResourceHandle;
+    if (!found->captured) return cudaErrorInvalidValue;
+    *graph = nullptr;
+    auto captured = std::move(*found->captured);
+    found->captured.reset();
+    if (found->capture_failed) return cudaErrorStreamCaptureInvalidated;
+    *graph = new CudaEmulatorGraph(std::move(captured));
+    runtime().graphs.insert(*graph);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  return call("cudaGraphInstantiate", [&] {
+    if (!runtime().graphs.count(graph)) return misused("use of a graph that does not exist", cudaErrorInvalidValue);
+    *exec = new CudaEmulatorGraphExec{*graph};
+    runtime().graph_execs.insert(*exec);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+  return call("cudaGraphUpload", [&] {
+    if (!runtime().graph_execs.count(exec)) return misused("use of a graph that does not exist", cudaErrorInvalidValue);
+    return find_stream(stream) ? cudaSuccess : cudaErrorInvalidResourceHandle;
+  });
+}
+
+// A copy of its work: a graph may be destroyed while it runs.
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  return call("cudaGraphLaunch", [&] {
+    CudaEmulatorStream* found = find_stream(stream);
+    if (!found) return cudaErrorInvalidResourceHandle;
+    if (!runtime().graph_execs.count(exec)) return misused("use of a graph that does not exist", cudaErrorInvalidValue);
+    if (forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
+    enqueue(*found, [work = exec->work, device = exec->device] {
+      for (const auto& one : work) {
+        if (runtime().devices[static_cast<size_t>(device)].lost == cudaSuccess) one();
+      }
+    });
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  return call("cudaGraphDestroy", [&] {
+    if (!runtime().graphs.erase(graph)) return misused("destruction of no graph", cudaErrorInvalidValue);
+    delete graph;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  return call("cudaGraphExecDestroy", [&] {
+    if (!runtime().graph_execs.erase(exec)) return misused("destruction of no graph", cudaErrorInvalidValue);
+    delete exec;
     return cudaSuccess;
   });
 }
@@ -177,6 +273,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     CudaEmulatorStream* found = find_stream(stream);
     if (!found || !is_event(event)) return cudaErrorInvalidResourceHandle;
     if (event->device != found->device) return cudaErrorInvalidResourceHandle;
+    if (found->captured && forbidden_by_capture(*found)) return cudaErrorStreamCaptureUnsupported;
     event->stream = found;
     event->ticket = found->enqueued + 1;
     enqueue(*found, [event, ticket = event->ticket] {

@@ -150,6 +150,46 @@ void test_streams() {
   cudaEventDestroy(other);
 }
 
+void test_graphs() {
+  start({});
+  cudaStream_t stream = nullptr;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  Buffer<float> out(32);
+  const std::vector<float> before = out.values();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  expect(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeRelaxed) == 900, "the default stream is not captured");
+  expect(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == 0 && launch_ones(out.data(), stream) == 0 &&
+             cudaStreamIsCapturing(stream, &status) == 0 && status == cudaStreamCaptureStatusActive &&
+             cudaStreamEndCapture(stream, &graph) == 0 && graph,
+         "a launch is captured");
+  expect(std::memcmp(out.values().data(), before.data(), 32 * sizeof(float)) == 0, "and does not run");
+  expect(cudaGraphInstantiate(&exec, graph) == 0 && cudaGraphDestroy(graph) == 0 &&
+             cudaGraphLaunch(exec, stream) == 0 && cudaStreamSynchronize(stream) == 0 &&
+             out.values() == std::vector<float>(32, 1.0f),
+         "a graph runs what was captured");
+  cudaMemsetAsync(out.data(), 0, 32 * sizeof(float), stream);
+  expect(cudaGraphLaunch(exec, stream) == 0 && cudaStreamSynchronize(stream) == 0 &&
+             out.values() == std::vector<float>(32, 1.0f),
+         "and again");
+
+  void* p = nullptr;
+  expect(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == 0 && cudaMalloc(&p, 64) == 0 &&
+             cudaStreamSynchronize(stream) == 900 && cudaStreamIsCapturing(stream, &status) == 0 &&
+             status == cudaStreamCaptureStatusInvalidated && cudaStreamEndCapture(stream, &graph) == 901 && !graph,
+         "a wait makes the capture fail, memory does not");
+  cudaFree(p);
+  expect(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == 0 && cudaMalloc(&p, 64) == 900 &&
+             cudaGraphLaunch(exec, stream) == 900 && cudaStreamEndCapture(stream, &graph) == 901,
+         "in a strict mode memory does, too");
+  expect(cudaStreamSynchronize(stream) == 0 && cudaGraphExecDestroy(exec) == 0 && cudaStreamDestroy(stream) == 0,
+         "and the stream is free afterwards");
+  expect(cudaGraphLaunch(exec, nullptr) != 0 &&
+             cuda_emulator::ledger().find("graph that does not exist") != std::string::npos,
+         "a graph that was destroyed");
+}
+
 void test_threads() {
   start({});
   std::vector<std::thread> threads;
@@ -179,6 +219,7 @@ int main() {
   test_kernel_error();
   test_memory();
   test_streams();
+  test_graphs();
   test_threads();
   return failures != 0;
 }
