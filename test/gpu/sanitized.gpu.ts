@@ -1,6 +1,14 @@
 /** Every kernel once, on shapes small enough for compute-sanitizer. */
 import assert from "node:assert/strict";
-import { cast, devices, fusedPolicyLoss, synchronize, tokenLogprob } from "fapo-kernels";
+import {
+  captureGraph,
+  cast,
+  devices,
+  fusedPolicyLoss,
+  synchronize,
+  tokenLogprob,
+  tokenLogprobBackward,
+} from "fapo-kernels";
 import { logitsTensor, nans, normalBatch, normalValues } from "../support/logits.ts";
 import { policyBatch } from "../support/policy.ts";
 import { runBoth, upstreamOf } from "../support/tokenLogprob.ts";
@@ -50,6 +58,24 @@ for (const dtype of floatDTypes) {
 
 test("policyLoss, fapoPenalty, groupAdvantage, fapoAdvantage", () => {
   assert.deepEqual(digests(gpu), digests(gpu));
+});
+
+test("a graph is replayed after its tensors are gone", () => {
+  const { gradLogprobs } = upstreamOf(ringRows);
+  const batch = normalBatch(ringRows, 8208, "bfloat16");
+  const logits = logitsTensor(gpu, batch);
+  const tokenIds = gpu.tensor(batch.tokenIds);
+  const upstream = gpu.tensor(gradLogprobs);
+  using graph = captureGraph(
+    () => {
+      const { logprobs, lse } = tokenLogprob({ logits, tokenIds });
+      return tokenLogprobBackward({ logits, tokenIds, logprobs, lse, gradLogprobs: upstream }).gradLogits;
+    },
+    { device: gpu.name },
+  );
+  for (const gone of [logits, tokenIds, upstream]) gone.dispose();
+  for (let i = 0; i < 2; i++) graph.replay();
+  assert.equal(gpu.read(graph.result).length, ringRows * 8208);
 });
 
 test("a bad token id harms no memory", () => {
