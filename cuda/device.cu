@@ -23,9 +23,11 @@ __global__ void probe_kernel() {}
 
 constexpr size_t kAlignment = 256;
 constexpr size_t kStagingBytes = size_t{8} << 20;
-constexpr size_t kChunkBytes = kStagingBytes / 4;    // of a copy that is longer than the staging memory
-constexpr size_t kMaxCalls = size_t{1} << 20;        // between two waits, of which faults tell the op
-constexpr size_t kMaxGraphCalls = size_t{15} << 20;  // of all graphs; above the others in what kernels report
+constexpr size_t kChunkBytes = kStagingBytes / 4;  // of a copy that is longer than the staging memory
+constexpr size_t kMaxCalls = size_t{1} << 20;      // between two waits, of which faults tell the op
+// Calls in graphs, of all of them, have the numbers above; the last is of calls that found none left.
+constexpr unsigned long long kUnnamed = (1ull << 24) - 1;
+constexpr size_t kMaxGraphCalls = kUnnamed - kMaxCalls;
 constexpr unsigned long long kNoFault = ~0ull;
 
 // After these the device takes no more work from this process.
@@ -261,7 +263,7 @@ class Device {
       return;
     }
     cache_[size].push_back(data);
-    if (debug_ && capture_ == nullptr) empty_cache();
+    if (debug_) empty_cache();
   }
 
   void* workspace(size_t bytes, size_t zeroed) {
@@ -359,19 +361,24 @@ class Device {
     wait();
   }
 
-  void copy_on_device(void* to, const void* from, int64_t bytes) {
-    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_));
+  void copy_on_device(const CudaRows& rows) {
+    const auto row_bytes = static_cast<size_t>(rows.row_bytes), count = static_cast<size_t>(rows.count);
+    if (row_bytes == 0 || count == 0) return;
+    const bool whole = count == 1 || (rows.to_stride == rows.row_bytes && rows.from_stride == rows.row_bytes);
+    check(whole ? cudaMemcpyAsync(rows.to, rows.from, row_bytes * count, cudaMemcpyDeviceToDevice, stream_)
+                : cudaMemcpy2DAsync(rows.to, static_cast<size_t>(rows.to_stride), rows.from,
+                                    static_cast<size_t>(rows.from_stride), row_bytes, count, cudaMemcpyDeviceToDevice,
+                                    stream_));
   }
 
   // ---- calls and waits
 
   unsigned long long begin(const char* op) {
-    if (capture_ != nullptr) {  // every replay reports this number
-      if (graph_calls_.size() < kMaxGraphCalls) graph_calls_.push_back(op);
-      return kMaxCalls + graph_calls_.size() - 1;
-    }
-    if (calls_.size() < kMaxCalls) calls_.push_back(op);
-    return calls_.size() - 1;
+    auto& calls = capture_ != nullptr ? graph_calls_ : calls_;
+    if (calls.size() == (capture_ != nullptr ? kMaxGraphCalls : kMaxCalls)) return kUnnamed;
+    calls.push_back(op);
+    // Every replay reports the number that a call was captured with.
+    return (capture_ != nullptr ? kMaxCalls : 0) + calls.size() - 1;
   }
 
   Faults faults(unsigned long long call) const { return {fault_word_, call << 40}; }
@@ -396,8 +403,12 @@ class Device {
   // ---- graphs
 
   void begin_capture() {
-    expect_no_capture();
+    if (stream_ == cudaStreamLegacy)
+      throw Error("ERR_CUDA", name() + " works on the legacy default stream, which CUDA does not capture");
+    expect_no_capture("a capture cannot begin in one");
     auto graph = std::make_unique<Graph>();
+    if (before_capture_ == nullptr) check(cudaEventCreateWithFlags(&before_capture_, cudaEventDisableTiming));
+    check(cudaEventRecord(before_capture_, stream_));
     // Relaxed: memory may be allocated meanwhile.
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
     capture_ =
@@ -407,24 +418,38 @@ class Device {
 
   std::unique_ptr<Graph> end_capture() {
     if (capture_ == nullptr) throw Error("ERR_INTERNAL", "no graph is being captured");
-    cudaGraph_t captured = nullptr;
-    cudaError_t error = cudaStreamEndCapture(stream_, &captured);
-    std::unique_ptr<Graph> graph = std::move(capture_->graph);
-    if (workspace_ != nullptr) graph->memory.push_back({workspace_, workspace_bytes_});
-    workspace_ = capture_->workspace, workspace_bytes_ = capture_->workspace_bytes;
-    capture_ = nullptr;
-    if (error == cudaSuccess) error = cudaGraphInstantiate(&graph->exec, captured, 0);
+    auto [graph, captured, error] = stop_capture();
+    const auto instantiate = [&, to = graph.get(), from = captured] {
+      cudaError_t failed = cudaGraphInstantiate(&to->exec, from, 0);
+      if (failed == cudaSuccess) failed = cudaGraphUpload(to->exec, stream_);  // not at the first replay
+      return failed;
+    };
+    if (error == cudaSuccess) error = instantiate();
+    if (error == cudaErrorMemoryAllocation && captured != nullptr) {
+      cudaGetLastError();
+      if (graph->exec != nullptr) cudaGraphExecDestroy(graph->exec);
+      graph->exec = nullptr;
+      empty_cache();
+      error = instantiate();
+    }
     if (captured != nullptr) cudaGraphDestroy(captured);
-    if (error == cudaSuccess) error = cudaGraphUpload(graph->exec, stream_);  // not at the first replay
     if (error != cudaSuccess) {
       destroy(*graph);
       throw failure(error, nullptr);
     }
-    return graph;
+    return std::move(graph);
+  }
+
+  // Whatever state the device is in.
+  void abandon_capture() {
+    if (capture_ == nullptr) return;
+    const auto [graph, captured, error] = stop_capture();
+    if (captured != nullptr) cudaGraphDestroy(captured);
+    destroy(*graph);
   }
 
   void replay(const Graph& graph) {
-    expect_no_capture();
+    expect_no_capture("no replay can be part of it");
     constexpr const char* kReplay = "the replay of a graph";
     begin(kReplay);
     launched(cudaGraphLaunch(graph.exec, stream_), kReplay);
@@ -437,8 +462,6 @@ class Device {
     for (const Graph::Block& block : graph.memory) release(block.data, static_cast<int64_t>(block.bytes));
     graph.memory.clear();
   }
-
-  bool is_capturing() const { return capture_ != nullptr; }
 
   // ---- streams
 
@@ -545,12 +568,11 @@ class Device {
       return data;
     }
     const auto exceeds = [&] { return limit_ > 0 && (size > limit_ || reserved_ > limit_ - size); };
-    const bool may_wait = capture_ == nullptr;
-    if (exceeds() && may_wait) empty_cache();
+    if (exceeds()) empty_cache();
     if (exceeds()) throw out_of_memory(bytes, cudaSuccess);
     void* data = nullptr;
     cudaError_t error = cudaMalloc(&data, size);
-    if (error == cudaErrorMemoryAllocation && may_wait) {
+    if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
       empty_cache();
       error = cudaMalloc(&data, size);
@@ -564,11 +586,13 @@ class Device {
     return data;
   }
 
+  // What is captured meanwhile uses nothing of it: a graph keeps its memory.
   void empty_cache() {
     bool waited = false;
     for (auto& [size, blocks] : cache_) {
       for (void* data : blocks) {
-        if (!waited) check(cudaStreamSynchronize(stream_));
+        if (!waited)
+          check(capture_ != nullptr ? cudaEventSynchronize(before_capture_) : cudaStreamSynchronize(stream_));
         waited = true;
         reserved_ -= size;
         check(cudaFree(data));
@@ -609,10 +633,10 @@ class Device {
   }
 
   // A wait cannot be recorded into a graph, and memory of the host would be read at every replay.
-  void expect_no_capture() {
+  void expect_no_capture(const char* why_not = "neither waits nor arrays of the host can be") {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream_, &status));
-    if (status != cudaStreamCaptureStatusNone) throw captured("neither waits nor arrays of the host can be");
+    if (status != cudaStreamCaptureStatusNone) throw captured(why_not);
   }
 
   Error captured(const char* why_not) const {
@@ -681,6 +705,7 @@ class Device {
   cudaStream_t own_stream_ = nullptr;
   cudaStream_t stream_ = nullptr;  // null: not open yet
   cudaEvent_t order_event_ = nullptr;
+  cudaEvent_t before_capture_ = nullptr;
   cudaEvent_t timer_start_ = nullptr;
   cudaEvent_t timer_stop_ = nullptr;
 
@@ -694,6 +719,20 @@ class Device {
   unsigned long long fault_ = kNoFault;   // what was read of it
   std::vector<const char*> calls_;        // ops since the last wait
   std::vector<const char*> graph_calls_;  // ops of all graphs
+
+  struct Stopped {
+    std::unique_ptr<Graph> graph;
+    cudaGraph_t captured;
+    cudaError_t error;
+  };
+  Stopped stop_capture() {
+    Stopped stopped{std::move(capture_->graph), nullptr, cudaSuccess};
+    stopped.error = cudaStreamEndCapture(stream_, &stopped.captured);
+    if (workspace_ != nullptr) stopped.graph->memory.push_back({workspace_, workspace_bytes_});
+    workspace_ = capture_->workspace, workspace_bytes_ = capture_->workspace_bytes;
+    capture_ = nullptr;
+    return stopped;
+  }
 
   struct Capture {
     std::unique_ptr<Graph> graph;
@@ -869,10 +908,10 @@ void copy_to_host(int32_t number, void* to, const void* from, int64_t bytes) {
   device.copy_to_host(to, from, bytes);
 }
 
-void copy_on_device(int32_t number, void* to, const void* from, int64_t bytes) {
+void copy_on_device(int32_t number, const CudaRows& rows) {
   Device& device = Device::get(number);
   Guard guard(device);
-  device.copy_on_device(to, from, bytes);
+  device.copy_on_device(rows);
 }
 
 void synchronize(int32_t number) {
@@ -955,11 +994,13 @@ void* end_capture(int32_t number) {
 
 void abandon_capture(int32_t number) noexcept {
   try {
-    Device& device = Device::get(number);
-    Guard guard(device);
-    if (device.is_capturing()) device.destroy(*device.end_capture());
+    if (Device* device = Device::if_opened(number)) {
+      std::lock_guard lock(device->mutex);
+      const CurrentDevice current(number);
+      device->abandon_capture();
+    }
   } catch (...) {
-    // What made the capture fail has been told.
+    // As in release().
   }
 }
 

@@ -21,7 +21,7 @@ void release(int32_t device, void* data, int64_t bytes) noexcept;
 void* upload(int32_t device, const CudaUpload* arrays, int32_t count, int64_t bytes);
 void copy_to_device(int32_t device, void* to, const void* from, int64_t bytes);
 void copy_to_host(int32_t device, void* to, const void* from, int64_t bytes);
-void copy_on_device(int32_t device, void* to, const void* from, int64_t bytes);
+void copy_on_device(int32_t device, const CudaRows& rows);
 void synchronize(int32_t device);
 CudaMemoryInfo memory_info(int32_t device);
 void set_memory_limit(int32_t device, int64_t bytes);

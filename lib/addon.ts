@@ -48,8 +48,17 @@ interface Addon extends NativeOps {
   /** Offsets are in bytes; the array says how much. */
   copyToDevice(handle: object, offset: number, from: TensorData): void;
   copyToHost(to: TensorData, handle: object, offset: number): void;
-  /** Between memory of one GPU. */
-  copyOnDevice(to: object, toOffset: number, from: object, fromOffset: number, bytes: number): void;
+  /** Rows between memory of one GPU; offsets, strides and sizes are in bytes. */
+  copyOnDevice(
+    to: object,
+    toOffset: number,
+    toStride: number,
+    from: object,
+    fromOffset: number,
+    fromStride: number,
+    rowBytes: number,
+    rows: number,
+  ): void;
   synchronize(device: number): void;
   memoryInfo(device: number): { used: number; reserved: number; limit: number; free: number; total: number };
   setMemoryLimit(device: number, bytes: number): void;
@@ -155,6 +164,7 @@ export function call<Result>(op: string, body: (addon: Addon) => Result): Result
 }
 
 function failure(op: string, error: unknown): FapoError {
+  if (error instanceof FapoError) return error;
   const { code, message, cudaError } = error as { code?: FapoErrorCode; message?: string; cudaError?: CudaErrorCode };
   return new FapoError(code ?? "ERR_INTERNAL", `${op}: ${message ?? String(error)}`, { cause: error, cudaError });
 }

@@ -260,6 +260,8 @@ export class Arguments {
       this.fail("out", `the result of an earlier ${this.op}`, out);
     }
     this.#out = new Properties(this.op, out, "out.");
+    // Where only typed arrays are given and no device, outputs do not choose one.
+    this.#device ??= "cpu";
     return this.#out;
   }
 
@@ -307,8 +309,6 @@ export class Arguments {
       const data = Tensor.memoryOf(value) ?? memory(this.op, within + name, value);
       if (data.length !== length) this.fail(`${within}${name}.data`, `of ${length} elements`, data);
     }
-    // Where only typed arrays are given and no device, outputs do not choose one.
-    this.#device ??= "cpu";
     if (value.device !== this.#device) this.locate(within + name, value);
     return value as Tensor<D>;
   }

@@ -81,10 +81,33 @@ interface Loan {
   owner: unknown;
 }
 
-/** Told of all memory that is used, while a graph is captured. */
-let onUse: ((memory: DeviceMemory) => void) | undefined;
-export function setOnUse(told: ((memory: DeviceMemory) => void) | undefined): void {
-  onUse = told;
+/** A graph that is being captured. */
+export interface Capture {
+  readonly device: number;
+  /** What the captured work uses; a hold on each. */
+  readonly memory: Set<DeviceMemory>;
+  /** What has to wait until the capture is over. */
+  readonly afterwards: (() => void)[];
+}
+
+/** Of this thread. */
+let capture: Capture | undefined;
+export function setCapture(begun: Capture | undefined): void {
+  capture = begun;
+}
+
+/** While a graph is captured, nothing else is worked on: it would be done once, and not by replays. */
+export function expectCaptured(op: string, device: number): void {
+  if (!capture || device === capture.device) return;
+  const where = device < 0 ? "the CPU" : `cuda:${device}`;
+  const message = `${op}: a graph of cuda:${capture.device} is being captured, and this is on ${where}`;
+  throw new FapoError("ERR_DEVICE_MISMATCH", message);
+}
+
+/** For what no graph can contain. */
+export function expectNoCapture(op: string): void {
+  if (capture)
+    throw new FapoError("ERR_INVALID_ARGUMENT", `${op}: a graph is being captured, which cannot contain this`);
 }
 
 /** Elements in the memory of a GPU: what a typed array is on the host. Native code reads its properties. */
@@ -109,9 +132,10 @@ export class DeviceMemory {
 
   /** New memory; that of `zeros` is 0, any other holds anything. */
   static allocate(op: string, device: number, length: number, elementBytes: number, zeroed: boolean): DeviceMemory {
+    expectCaptured(op, device);
     const handle = call(op, (native) => native.allocate(device, length * elementBytes, zeroed));
     const allocated = new DeviceMemory(handle, device, 0, length);
-    allocated.used();
+    allocated.used(op);
     return allocated;
   }
 
@@ -128,9 +152,13 @@ export class DeviceMemory {
     return new DeviceMemory(this.handle, this.device, this.offset + offset, length, this.#tensors);
   }
 
-  /** Something that was started works on it. */
-  used(): void {
-    onUse?.(this);
+  /** Something that is started works on it: a graph that is being captured holds it. */
+  used(op: string): void {
+    if (!capture) return;
+    expectCaptured(op, this.device);
+    if (capture.memory.has(this)) return;
+    capture.memory.add(this);
+    this.hold();
   }
 
   /** A tensor holds it; the memory is freed when the last one that shares it lets go. */
@@ -145,10 +173,17 @@ export class DeviceMemory {
     this.#lender = undefined;
     addon().release(this.handle);
     if (stream === undefined) return;
-    try {
-      addon().makeWait(this.device, stream);
-    } catch {
-      // A GPU that was lost: nothing runs there that could be waited for.
+    const wait = (): void => {
+      try {
+        addon().makeWait(this.device, stream);
+      } catch {
+        // A GPU that was lost: nothing runs there that could be waited for.
+      }
+    };
+    if (capture?.device === this.device) {
+      capture.afterwards.push(wait);
+    } else {
+      wait();
     }
   }
 

@@ -4,7 +4,7 @@
  */
 import { addon, call, cpuDevice, setRecorder } from "./addon.ts";
 import { expect, FapoError } from "./check.ts";
-import { DeviceMemory, setOnUse } from "./cuda.ts";
+import { type Capture, DeviceMemory, expectCaptured, expectNoCapture, setCapture } from "./cuda.ts";
 import { calls, type NativeOps } from "./native.ts";
 import { type Device, deviceNumber, expectNoOther, ownOptions } from "./tensor.ts";
 
@@ -13,27 +13,46 @@ export interface GraphOptions {
   device?: Device;
 }
 
+const internal = Symbol("internal");
+
+/** What native code replays, and the memory that it works on. */
+interface Captured {
+  readonly handle: object;
+  readonly memory: ReadonlySet<DeviceMemory>;
+}
+
+function letGo({ handle, memory }: Captured): void {
+  addon().releaseGraph(handle);
+  for (const held of memory) held.letGo();
+}
+
+/** For graphs that nobody disposes of. */
+const collected = new FinalizationRegistry(letGo);
+
 /** Work of a GPU that was captured. Made by `captureGraph`. */
 export class Graph<Result = unknown> {
   readonly device: Device;
   /** What the captured function returned: tensors in it are written anew by every replay. */
   readonly result: Result;
-  #captured: { handle: object; memory: Set<DeviceMemory> } | undefined;
+  #captured: Captured | undefined;
 
   /** @internal */
-  constructor(device: Device, result: Result, handle: object, memory: Set<DeviceMemory>) {
+  constructor(key: symbol, device: Device, result: Result, captured: Captured) {
+    if (key !== internal) throw new FapoError("ERR_INVALID_ARGUMENT", "Graph: captureGraph() makes one");
     this.device = device;
     this.result = result;
-    this.#captured = { handle, memory };
+    this.#captured = captured;
+    collected.register(this, captured, captured);
     Object.freeze(this);
   }
 
   /**
    * Starts all of it again, on what its tensors hold by then, and returns: as any op, in the order of the calls. What is
    * wrong with the data, such as a token id out of range, is thrown by the next wait.
-   * @throws FapoError `ERR_DISPOSED`, `ERR_CUDA`
+   * @throws FapoError `ERR_DISPOSED`, `ERR_CUDA`, `ERR_INVALID_ARGUMENT` while a graph is captured
    */
   replay(): void {
+    expectNoCapture("Graph.replay");
     const captured = this.#captured;
     if (!captured) throw new FapoError("ERR_DISPOSED", "Graph.replay: the graph has been disposed");
     call("Graph.replay", (native) => native.replay(captured.handle));
@@ -44,8 +63,8 @@ export class Graph<Result = unknown> {
     const captured = this.#captured;
     this.#captured = undefined;
     if (!captured) return;
-    addon().releaseGraph(captured.handle);
-    for (const held of captured.memory) held.letGo();
+    collected.unregister(captured);
+    letGo(captured);
   }
 
   [Symbol.dispose](): void {
@@ -56,8 +75,9 @@ export class Graph<Result = unknown> {
 /**
  * Captures what `body` starts on a GPU into a CUDA graph; nothing of it runs before the first replay. Run the step once
  * before: memory and kernels are ready then. Every array is a tensor on that GPU, for the host is not read again; scalars
- * are kept as they are now. All memory that is used stays until the graph is disposed, whatever becomes of its tensors.
- * Other threads cannot use the GPU while `body` runs.
+ * are kept as they are now. All memory that is used stays until the graph is disposed, whatever becomes of its tensors;
+ * what is made in `body`, `zeros` too, holds anything before the first replay. Other threads cannot use the GPU while
+ * `body` runs.
  *
  * @param body synchronous; `item()`, `synchronize` and copies from or to the host throw in it
  * @throws FapoError `ERR_INVALID_ARGUMENT`, `ERR_DEVICE_MISMATCH` for work elsewhere, `ERR_NO_CUDA`, `ERR_CUDA`,
@@ -70,66 +90,50 @@ export function captureGraph<Result>(body: () => Result, options: GraphOptions =
   expectNoOther(op, rest);
   const number = deviceNumber(op, "device", device);
   expect(number !== cpuDevice, op, "device", '"cuda:0", "cuda:1", …', device);
-  if (capturing) throw new FapoError("ERR_INVALID_ARGUMENT", `${op}: a graph is being captured already`);
+  expectNoCapture(op);
 
-  const memory = new Set<DeviceMemory>();
+  const capture: Capture = { device: number, memory: new Set(), afterwards: [] };
   call(op, (native) => native.beginCapture(number));
   let result: Result;
   let handle: object;
   try {
-    startRecording(number, memory);
+    setCapture(capture);
+    setRecorder(recorder());
     try {
       result = body();
       if (isThenable(result)) expect(false, op, "body", "synchronous", result);
     } finally {
-      stopRecording();
+      setRecorder(undefined);
+      setCapture(undefined);
     }
     handle = call(op, (native) => native.endCapture(number));
   } catch (error) {
     addon().abandonCapture(number);
-    for (const held of memory) held.letGo();
+    for (const held of capture.memory) held.letGo();
+    for (const one of capture.afterwards) one();
     throw error;
   }
-  return new Graph(device as Device, result, handle, memory);
+  for (const one of capture.afterwards) one();
+  return new Graph(internal, device as Device, result, { handle, memory: capture.memory });
 }
 
-/** On this thread. */
-let capturing = false;
-
-/** From now on ops run on this device alone, and what they work on is held. */
-function startRecording(device: number, memory: Set<DeviceMemory>): void {
+/** The ops as they are called meanwhile: on this device alone, and what they work on is held. */
+function recorder(): NativeOps {
   const native = addon();
-  const recorder: Record<string, (...values: unknown[]) => void> = {};
+  const ops: Record<string, (...values: unknown[]) => void> = {};
   for (const op of Object.keys(calls) as (keyof NativeOps)[]) {
-    recorder[op] = (...values) => {
-      if (values[0] !== device) {
-        const where = values[0] === cpuDevice ? "the CPU" : `cuda:${values[0]}`;
-        throw new FapoError(
-          "ERR_DEVICE_MISMATCH",
-          `a graph of cuda:${device} is being captured, and this is on ${where}`,
-        );
-      }
-      for (const value of values) if (value instanceof DeviceMemory) value.used();
+    ops[op] = (...values) => {
+      expectCaptured(op, values[0] as number);
+      for (const value of values) if (value instanceof DeviceMemory) value.used(op);
       native[op](...values);
     };
   }
-  capturing = true;
-  setRecorder(recorder as NativeOps);
-  setOnUse((used) => {
-    if (memory.has(used)) return;
-    memory.add(used);
-    used.hold();
-  });
-}
-
-function stopRecording(): void {
-  capturing = false;
-  setRecorder(undefined);
-  setOnUse(undefined);
+  return ops as NativeOps;
 }
 
 function isThenable(value: unknown): boolean {
-  if (typeof value !== "object" || value === null || !("then" in value)) return false;
+  const some = (typeof value === "object" && value !== null) || typeof value === "function";
+  if (!some || !("then" in value)) return false;
   if (value instanceof Promise) value.catch(() => {}); // its failure would be nobody's
   return typeof value.then === "function";
 }

@@ -10,7 +10,7 @@ export {
   setCudaMemoryLimit,
   setThreads,
 } from "./device.ts";
-export { captureGraph, Graph, type GraphOptions } from "./graph.ts";
+export { captureGraph, type Graph, type GraphOptions } from "./graph.ts";
 export { type CastOptions, cast } from "./ops/cast.ts";
 export { type FapoAdvantageOptions, type FapoAdvantageResult, fapoAdvantage } from "./ops/fapoAdvantage.ts";
 export {

@@ -4,7 +4,7 @@
  */
 import { call, cpuDevice } from "./addon.ts";
 import { expect, FapoError } from "./check.ts";
-import { cudaDevice, DeviceMemory } from "./cuda.ts";
+import { cudaDevice, DeviceMemory, expectCaptured } from "./cuda.ts";
 import type { Memory, NativeMatrix } from "./native.ts";
 
 /** Element types. bfloat16 and float16 travel as their 16 bits in a `Uint16Array`. */
@@ -23,6 +23,7 @@ export type TensorData = DataByDType[DType];
 
 interface TensorDataConstructor {
   new (length: number): TensorData;
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): TensorData;
   readonly BYTES_PER_ELEMENT: number;
 }
 
@@ -150,6 +151,7 @@ export function memory(op: string, argument: string, tensor: Tensor): Memory {
 /** The elements as an array of the host: a copy of what is on a GPU, after a wait for it. */
 export function onHost(op: string, data: Memory, dtype: DType, length: number = data.length): TensorData {
   if (!(data instanceof DeviceMemory)) return data;
+  expectCaptured(op, data.device);
   const copy = newOutputArray(op, [length], dtype);
   call(op, (native) => native.copyToHost(copy, data.handle, data.offset));
   return copy;
@@ -292,15 +294,16 @@ function newDeviceMemory(
 }
 
 export interface ToDeviceOptions<D extends DType = DType> {
-  /** A tensor of the same dtype, shape and row stride on that device, to be written to and returned. */
+  /** A tensor of the same dtype and shape on that device, to be written to and returned. Its rows may be apart. */
   out?: Tensor<D> | undefined;
 }
 
 /**
  * Copies a tensor to another device; one that is there already is returned as it is, unless `out` says where its copy
- * goes. All of its memory travels, the padding of strided rows included, and rows keep their stride. To the CPU it
- * waits, as `synchronize` does; to a GPU it does not: the source may be changed at once. From GPU to GPU it goes through
- * memory of the host.
+ * goes. A new tensor gets all of its memory, the padding of strided rows included, and rows keep their stride; of `out`
+ * the elements alone are written. To the CPU it waits, as `synchronize` does, and throws what that throws after `out` has
+ * been written; to a GPU it does not: the source may be changed at once. From GPU to GPU it goes through memory of the
+ * host.
  * @throws FapoError `ERR_NO_CUDA` when there is no such GPU to be used, with the reason; `ERR_OUT_OF_MEMORY`;
  *   `ERR_DISPOSED`; `ERR_INVALID_ARGUMENT`, `ERR_UNSUPPORTED_DTYPE` and `ERR_DEVICE_MISMATCH` for an `out` that does not
  *   fit; `ERR_CUDA` and, from a GPU, what kernels found wrong there
@@ -333,36 +336,112 @@ export function toDevice<D extends DType>(
   }
 }
 
-/** Copies what `source` holds to `out`, a tensor like it on `device`. */
+/** Copies the elements of `source` to `out`, a tensor like it on `device`; what lies between rows stays. */
 function copyInto(op: string, source: Tensor, data: Memory, device: Device, out: unknown): Tensor {
-  const { dtype, shape, rowStride } = source;
-  const like = `a ${dtype} tensor [${shape.join(", ")}]${shape.length === 2 ? ` with rows ${rowStride} apart` : ""}`;
-  expect(isTensor(out), op, "out", like, out);
+  const { dtype, shape } = source;
+  expect(isTensor(out), op, "out", `a ${dtype} tensor [${shape.join(", ")}]`, out);
   expect(out.dtype === dtype, op, "out.dtype", dtype, out.dtype, "ERR_UNSUPPORTED_DTYPE");
-  const fits = out.shape.join() === shape.join() && out.rowStride === rowStride;
-  expect(fits, op, "out", like, out);
+  expect(out.shape.join() === shape.join(), op, "out.shape", `[${shape.join(", ")}]`, out.shape);
   expect(out.device === device, op, "out.device", `"${device}"`, out.device, "ERR_DEVICE_MISMATCH");
   const target = memory(op, "out", out);
   const length = expectLength(op, "the tensor's data", data, source);
   expectLength(op, "out.data", target, out);
-  if (target === data) return out;
+  expectCaptured(op, target instanceof DeviceMemory ? target.device : cpuDevice);
+  if (target === data && out.rowStride === source.rowStride) return out;
+  const rows = rowsOf(source);
+  if (target instanceof DeviceMemory && data instanceof DeviceMemory && data.device === target.device) {
+    copyRows(op, dtype, rows, target, out.rowStride, data, source.rowStride);
+    return out;
+  }
+  const from = data instanceof DeviceMemory ? onHost(op, data, dtype, length) : firstOf(data, dtype, length);
   if (!(target instanceof DeviceMemory)) {
-    if (data instanceof DeviceMemory) {
-      const whole = target.subarray(0, length) as TensorData;
-      call(op, (native) => native.copyToHost(whole, data.handle, data.offset));
-    } else {
-      target.set(data.subarray(0, length));
-    }
-  } else if (data instanceof DeviceMemory && data.device === target.device) {
-    data.used();
-    target.used();
-    const bytes = length * arrayTypes[dtype].BYTES_PER_ELEMENT;
-    call(op, (native) => native.copyOnDevice(target.handle, target.offset, data.handle, data.offset, bytes));
-  } else {
-    const array = onHost(op, data, dtype, length).subarray(0, length) as TensorData;
-    call(op, (native) => native.copyToDevice(target.handle, target.offset, array));
+    const to = firstOf(target, dtype, expectLength(op, "out.data", target, out));
+    if (overlap(from, to)) throw new FapoError("ERR_INVALID_ARGUMENT", `${op}: ${overlapping}`);
+    setRows(rows, to, out.rowStride, from, source.rowStride);
+    return out;
+  }
+  // Rows travel packed, and are put apart on the GPU.
+  let packed = from;
+  if (rows.count > 1 && source.rowStride !== rows.length) {
+    packed = newArray(op, shape, dtype);
+    setRows(rows, packed, rows.length, from, source.rowStride);
+  }
+  if (rows.count <= 1 || out.rowStride === rows.length) {
+    target.used(op);
+    call(op, (native) => native.copyToDevice(target.handle, target.offset, packed));
+    return out;
+  }
+  const there = makeTensor(newDeviceMemory(op, target.device, shape, dtype, false), shape, dtype);
+  try {
+    const arrived = memory(op, "the tensor", there) as DeviceMemory;
+    call(op, (native) => native.copyToDevice(arrived.handle, arrived.offset, packed));
+    copyRows(op, dtype, rows, target, out.rowStride, arrived, rows.length);
+  } finally {
+    there.dispose();
   }
   return out;
+}
+
+const overlapping = "expected out to be memory of its own, got memory that overlaps the tensor";
+
+interface Rows {
+  count: number;
+  /** In elements. */
+  length: number;
+}
+
+/** Anything but a matrix is one row. */
+function rowsOf({ shape }: Tensor): Rows {
+  return shape.length === 2 ? { count: shape[0]!, length: shape[1]! } : { count: 1, length: sizeOf(shape) };
+}
+
+function setRows(rows: Rows, to: TensorData, toStride: number, from: TensorData, fromStride: number): void {
+  const whole = rows.count === 1 || (toStride === rows.length && fromStride === rows.length);
+  if (whole) to.set(from);
+  for (let i = 0; i < rows.count && !whole; i++) {
+    to.set(from.subarray(i * fromStride, i * fromStride + rows.length), i * toStride);
+  }
+}
+
+function copyRows(
+  op: string,
+  dtype: DType,
+  { count, length }: Rows,
+  to: DeviceMemory,
+  toStride: number,
+  from: DeviceMemory,
+  fromStride: number,
+): void {
+  from.used(op);
+  to.used(op);
+  const bytes = (elements: number): number => elements * arrayTypes[dtype].BYTES_PER_ELEMENT;
+  const [toBytes, fromBytes, rowBytes] = [bytes(toStride), bytes(fromStride), bytes(length)];
+  // The stride of one row says nothing.
+  const apart = (stride: number): number => Math.max(stride, rowBytes);
+  call(op, (native) =>
+    native.copyOnDevice(
+      to.handle,
+      to.offset,
+      apart(toBytes),
+      from.handle,
+      from.offset,
+      apart(fromBytes),
+      rowBytes,
+      count,
+    ),
+  );
+}
+
+/** The first elements, as an array of the plain class: nothing that a subclass overrides is asked. */
+function firstOf(data: TensorData, dtype: DType, length: number): TensorData {
+  if (length === 0) return new arrayTypes[dtype](0); // its buffer may be gone
+  return new arrayTypes[dtype](typedArrayBuffer(data), typedArrayOffset(data), length);
+}
+
+function overlap(a: TensorData, b: TensorData): boolean {
+  return (
+    a.buffer === b.buffer && a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength
+  );
 }
 
 /** How many elements lie between the first and the last of a tensor: as many must be there still. */
@@ -460,6 +539,8 @@ function typedArrayGetter<Value>(property: PropertyKey): (view: unknown) => Valu
 
 const typedArrayName = typedArrayGetter<string | undefined>(Symbol.toStringTag);
 const typedArrayLength = typedArrayGetter<number>("length");
+const typedArrayBuffer = typedArrayGetter<ArrayBufferLike>("buffer");
+const typedArrayOffset = typedArrayGetter<number>("byteOffset");
 
 /** A Float16Array as the bits it holds; undefined for anything else. */
 function float16Bits(data: unknown): Uint16Array | undefined {

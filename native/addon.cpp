@@ -508,14 +508,31 @@ void copy_to_device(const Napi::CallbackInfo& info) {
   });
 }
 
-// copyOnDevice(to, offset, from, offset, bytes): memory of one GPU.
+constexpr const char* kOverlap = "expected out to be memory of its own, got memory that overlaps the tensor";
+
+// copyOnDevice(to, offset, stride, from, offset, stride, row bytes, rows): memory of one GPU, all in bytes.
 void copy_on_device(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
-    const DeviceMemory &to = device_memory(info.Env(), info[0]), &from = device_memory(info.Env(), info[2]);
-    const int64_t bytes = bytes_from(info[4]);
-    check(to.device == from.device && bytes >= 0, "memory of one GPU");
-    cuda_library().copy_on_device(to.device, device_bytes(to, info[1], bytes), device_bytes(from, info[3], bytes),
-                                  bytes);
+    const DeviceMemory &to = device_memory(info.Env(), info[0]), &from = device_memory(info.Env(), info[3]);
+    CudaRows rows;
+    rows.to_stride = bytes_from(info[2]), rows.from_stride = bytes_from(info[5]);
+    rows.row_bytes = bytes_from(info[6]), rows.count = bytes_from(info[7]);
+    check(to.device == from.device, "memory of one GPU");
+    const auto extent = [&](int64_t stride) {
+      constexpr int64_t kMost = int64_t{1} << 53;
+      check(rows.row_bytes >= 0 && rows.count >= 0 && stride >= rows.row_bytes, "rows");
+      check(rows.count <= 1 || stride <= kMost / rows.count, "rows");
+      return rows.count == 0 ? 0 : (rows.count - 1) * stride + rows.row_bytes;
+    };
+    const int64_t to_extent = extent(rows.to_stride), from_extent = extent(rows.from_stride);
+    rows.to = device_bytes(to, info[1], to_extent);
+    rows.from = device_bytes(from, info[4], from_extent);
+    const auto to_begin = reinterpret_cast<uintptr_t>(rows.to), from_begin = reinterpret_cast<uintptr_t>(rows.from);
+    if (to_begin < from_begin + static_cast<uintptr_t>(from_extent) &&
+        from_begin < to_begin + static_cast<uintptr_t>(to_extent)) {
+      throw Error("ERR_INVALID_ARGUMENT", kOverlap);
+    }
+    cuda_library().copy_on_device(to.device, rows);
   });
 }
 

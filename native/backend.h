@@ -57,6 +57,14 @@ struct CudaUpload {
   int64_t offset = 0;
 };
 
+// Rows of device memory to be copied; sizes and strides in bytes.
+struct CudaRows {
+  void* to = nullptr;
+  const void* from = nullptr;
+  int64_t to_stride = 0, from_stride = 0;
+  int64_t row_bytes = 0, count = 0;
+};
+
 // What a library of CUDA kernels hands to the addon: the ops, and the memory they work on. Its functions may be called
 // from any thread, and throw fapo::Error. Addresses are of device memory.
 struct CudaLibrary {
@@ -71,7 +79,7 @@ struct CudaLibrary {
   void* (*upload)(int32_t device, const CudaUpload* arrays, int32_t count, int64_t bytes) = nullptr;  // to be released
   void (*copy_to_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
   void (*copy_to_host)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;  // waits, as synchronize
-  void (*copy_on_device)(int32_t device, void* to, const void* from, int64_t bytes) = nullptr;
+  void (*copy_on_device)(int32_t device, const CudaRows& rows) = nullptr;
   void (*synchronize)(int32_t device) = nullptr;  // throws what kernels reported
   CudaMemoryInfo (*memory_info)(int32_t device) = nullptr;
   void (*set_memory_limit)(int32_t device, int64_t bytes) = nullptr;

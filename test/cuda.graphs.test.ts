@@ -186,6 +186,7 @@ testGpu("what cannot be captured throws in the body, and the capture is given up
   const x = toDevice(tensor(Float32Array.of(1, 2, 3)), device);
   const host = tensor(Float32Array.of(4, 5, 6));
   const captured = /is being captured into a graph/;
+  using earlier = captureGraph(() => {});
   const refused: [() => unknown, string, RegExp][] = [
     [() => synchronize(device), "ERR_CUDA", captured],
     [() => toDevice(x, "cpu"), "ERR_CUDA", captured],
@@ -193,7 +194,21 @@ testGpu("what cannot be captured throws in the body, and the capture is given up
     [() => toDevice(host, device, { out: x }), "ERR_CUDA", captured],
     [() => zeros([], { device }).item(), "ERR_CUDA", captured],
     [() => policyLoss({ logprobs: x, advantages: new Float32Array(3) }), "ERR_CUDA", captured],
-    [() => captureGraph(() => {}), "ERR_INVALID_ARGUMENT", /^captureGraph: a graph is being captured already$/],
+    [
+      () => captureGraph(() => {}),
+      "ERR_INVALID_ARGUMENT",
+      /^captureGraph: a graph is being captured, which cannot contain this$/,
+    ],
+    [
+      () => earlier.replay(),
+      "ERR_INVALID_ARGUMENT",
+      /^Graph.replay: a graph is being captured, which cannot contain this$/,
+    ],
+    [
+      () => toDevice(host, "cpu", { out: tensor(new Float32Array(3)) }),
+      "ERR_DEVICE_MISMATCH",
+      /^toDevice: a graph of cuda:0 is being captured, and this is on the CPU$/,
+    ],
     [
       () => cast(host, "bfloat16"),
       "ERR_DEVICE_MISMATCH",
@@ -283,6 +298,79 @@ testEmulated("another thread cannot use the GPU meanwhile; one that ends inside 
   assert.deepEqual(outcomes[1], { result: [0, 0.125, 0.25] });
   assertNoted(outcomes[2], "ERR_CUDA", `zeros: ${elsewhere}`);
   assert.deepEqual(outcomes[3], { result: [0] });
+});
+
+testEmulated("two GPUs: a graph is of one, and nothing of the other happens meanwhile", () => {
+  const outcomes = onEmulated(
+    `const x = gpu(3), other = toDevice(x, "cuda:1"), there = zeros([3], { device: "cuda:1" });
+     const graph = fapo.captureGraph(() => toDevice(other, "cuda:1", { out: there }), { device: "cuda:1" });
+     note(() => fapo.captureGraph(() => toDevice(other, "cuda:1", { out: there })));
+     note(() => fapo.captureGraph(() => toDevice(floats(3), "cuda:1", { out: there })));
+     note(() => fapo.captureGraph(() => zeros([1], { device: "cuda:1" })));
+     note(() => fapo.captureGraph(() => read(other)));
+     note(() => fapo.captureGraph(() => cast(other, "bfloat16")));
+     note(() => read(there));
+     note(() => { graph.replay(); return read(there); });`,
+    { CUDA_EMU_DEVICES: "2" },
+  );
+  for (const outcome of outcomes.slice(0, 5)) {
+    const message = /^(toDevice|zeros|cast): a graph of cuda:0 is being captured, and this is on cuda:1$/;
+    assertNoted(outcome, "ERR_DEVICE_MISMATCH", message);
+  }
+  assert.deepEqual(outcomes.slice(5), [{ result: [0, 0, 0] }, { result: [0, 0.125, 0.25] }]);
+});
+
+testEmulated("memory: a graph that is collected lets go; a capture takes what is kept, and a limit holds in it", () => {
+  const outcomes = onEmulated(
+    `const device = "cuda:0", turn = () => new Promise((done) => setTimeout(done, 5));
+     const collect = async () => { for (let i = 0; i < 10; i++) { gc(); await turn(); } };
+     const x = zeros([100000], { device }), { used } = cudaMemory(device);
+     (() => fapo.captureGraph(() => cast(x, "bfloat16").dispose()))();
+     await collect(); note(() => cudaMemory(device).used - used);
+     x.dispose(); note(() => used - cudaMemory(device).used >= 400000);
+     zeros([600 * 2 ** 18], { device }).dispose();
+     note(() => { const graph = fapo.captureGraph(() => zeros([700 * 2 ** 18], { device })); const { reserved } = cudaMemory(device); graph.dispose(); return reserved >> 20; });
+     note(() => { fapo.captureGraph(() => setCudaMemoryLimit(device, 2 ** 20)).replay(); synchronize(device); return cudaMemory(device).limit; });
+     setCudaMemoryLimit(device, 0); note(() => read(zeros([2], { device })));`,
+  );
+  assert.deepEqual(outcomes.slice(0, 2), [{ result: 0 }, { result: true }]);
+  assert.ok(Number(outcomes[2]?.result) >= 700 && Number(outcomes[2]?.result) < 1024, JSON.stringify(outcomes[2]));
+  assert.deepEqual(outcomes.slice(3), [{ result: 2 ** 20 }, { result: [0, 0] }]);
+});
+
+testEmulated("a capture that is given up leaves the GPU as it was, though the runtime fails", () => {
+  for (let call = 1; call <= 10; call++) {
+    const outcomes = onEmulated(
+      `let x, y; for (;;) try { x = gpu(3); y = zeros([3], { device: "cuda:0" }); synchronize("cuda:0"); break; } catch {}
+       note(() => fapo.captureGraph(() => { throw new Error("of the body"); }));
+       note(() => fapo.captureGraph(() => { throw new Error("of the body"); }));
+       note(() => { cast(x, "float32", { out: y }); return read(y); });
+       note(() => { cast(x, "float32", { out: y }); return read(y); });`,
+      { CUDA_EMU_FAULTS: `cudaGetDevice:${call}=999` },
+    );
+    assert.deepEqual(outcomes[3], { result: [0, 0.125, 0.25] }, `cudaGetDevice:${call}`);
+  }
+});
+
+testEmulated("the stream of borrowed memory waits, whenever its tensor is disposed of", () => {
+  const waits = (dispose: string): unknown => {
+    const outcomes = onEmulated(
+      `const x = gpu(4), { address } = unsafe.devicePointer(x), stream = unsafe.streamOf("cuda:0");
+       const borrow = () => unsafe.fromDevicePointer({ address, dtype: "float32", shape: [4], device: "cuda:0", stream });
+       const t = borrow(), y = gpu(4), { addon } = await import("./dist/addon.js");
+       let waits = 0; const { makeWait } = addon();
+       Object.defineProperty(addon(), "makeWait", { value: (...args) => { waits++; return makeWait(...args); } });
+       ${dispose}
+       note(() => waits);`,
+    );
+    return outcomes[0]?.result;
+  };
+  assert.equal(waits("t.dispose();"), 1);
+  assert.equal(waits("fapo.captureGraph(() => t.dispose()).dispose();"), 1);
+  assert.equal(
+    waits("const g = fapo.captureGraph(() => cast(t, 'float32', { out: y })); t.dispose(); g.dispose();"),
+    1,
+  );
 });
 
 testEmulated("errors of the runtime: each is told, and nothing is left", () => {

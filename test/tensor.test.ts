@@ -370,17 +370,59 @@ forEachDevice("toDevice writes to `out`, which is like the tensor", (device) => 
   const there = toDevice(tensor(new Uint16Array(2), { dtype: "bfloat16" }), device.name);
   assert.deepEqual([...toDevice(toDevice(bits, device.name, { out: there }), cpu).data], [1, 0x7fff]);
 
-  const packed = toDevice(tensor(new Float32Array(4), { shape: [2, 2] }), device.name);
+  // Rows that are apart, on either side: what lies between them stays.
+  const places = [cpu, device.name] as const;
+  for (const [from, to] of places.flatMap((a) => places.map((b) => [a, b] as const))) {
+    for (const [rowStride, outStride] of [
+      [2, 2],
+      [2, 3],
+      [3, 2],
+      [3, 4],
+    ] as const) {
+      const source = new Float32Array(rowStride + 2).fill(-1);
+      source.set([1, 2]);
+      source.set([3, 4], rowStride);
+      const data = new Float32Array(outStride + 2).fill(9);
+      const made = toDevice(tensor(source, { shape: [2, 2], rowStride }), from);
+      const given = toDevice(tensor(data, { shape: [2, 2], rowStride: outStride }), to);
+      const between = new Array<number>(outStride - 2).fill(9);
+      assert.deepEqual([...toDevice(toDevice(made, to, { out: given }), cpu).data], [1, 2, ...between, 3, 4]);
+    }
+  }
+  // A view of more than the tensor, and one whose class says something else.
+  const view = new Float32Array(8).fill(9);
+  toDevice(toDevice(tensor(Float32Array.of(1, 2)), device.name), cpu, { out: tensor(view.subarray(2, 4)) });
+  assert.deepEqual([...view], [9, 9, 1, 2, 9, 9, 9, 9]);
+  class Longer extends Float32Array {
+    override subarray(): Float32Array<ArrayBuffer> {
+      return new Float32Array(4).fill(666);
+    }
+    static get [Symbol.species](): Float32ArrayConstructor {
+      return Uint8Array as never;
+    }
+  }
+  const four = toDevice(tensor(new Float32Array(4)), device.name);
+  const one = toDevice(tensor(new Float32Array(1), { shape: [] }), device.name);
+  toDevice(tensor(new Longer(1).fill(5), { shape: [] }), device.name, { out: one });
+  assert.deepEqual([one.item(), ...toDevice(four, cpu).data], [5, 0, 0, 0, 0]);
+  const overlapping = tensor(view.subarray(0, 4));
+  assertFails(
+    () => toDevice(tensor(view.subarray(2, 6)), cpu, { out: overlapping }),
+    invalid,
+    "toDevice: expected out to be memory of its own, got memory that overlaps the tensor",
+  );
+  for (const shape of [[0], [0, 3], [3, 0]]) {
+    const nothing = toDevice(tensor(new Float32Array(0), { shape }), device.name);
+    assert.equal(toDevice(tensor(new Float32Array(0), { shape }), device.name, { out: nothing }), nothing);
+  }
+
+  const vector = toDevice(tensor(new Float32Array(4)), device.name);
   const disposed = matrix(1, device.name);
   disposed.dispose();
   for (const [out, code, message] of [
-    [
-      packed,
-      invalid,
-      /^toDevice: expected out to be a float32 tensor \[2, 2\] with rows 3 apart, got a float32 tensor \[2, 2\]/,
-    ],
+    [vector, invalid, "toDevice: expected out.shape to be [2, 2], got [4]"],
     [bits, "ERR_UNSUPPORTED_DTYPE", 'toDevice: expected out.dtype to be float32, got "bfloat16"'],
-    [new Float32Array(4), invalid, /^toDevice: expected out to be a float32 tensor \[2, 2\] with rows 3 apart, got F/],
+    [new Float32Array(4), invalid, /^toDevice: expected out to be a float32 tensor \[2, 2\], got F/],
     [disposed, "ERR_DISPOSED", "toDevice: out has been disposed"],
   ] as const) {
     assertFails(() => toDevice(made, device.name, { out: out as typeof made }), code, message);

@@ -57,8 +57,9 @@ export function fusedPolicyLoss(options: FusedPolicyLossOptions): FusedPolicyLos
   const lse = args.output("lse", "float32", [rows]);
   const entropy = args.optionalOutput(wantEntropy, "entropy", "float32", [rows]);
   const gradLogits = gradLogitsOutput(args, logits, inPlace);
-  const made = { loss, logprobs, lse, gradLogits, metrics };
-  const result = args.reused<FusedPolicyLossResult>() ?? (entropy ? { ...made, entropy } : made);
+  const result =
+    args.reused<FusedPolicyLossResult>() ??
+    (entropy ? { loss, logprobs, lse, entropy, gradLogits, metrics } : { loss, logprobs, lse, gradLogits, metrics });
 
   batch.loss = memory(args.op, "out.loss", loss);
   batch.metrics = storage.metrics;

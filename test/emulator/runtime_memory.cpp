@@ -1,5 +1,6 @@
 // Memory of the emulated devices, and pinned memory: exactly as many bytes as were asked for, so that AddressSanitizer
 // sees the first one past the end, and never zeroed.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -126,6 +127,21 @@ cudaError_t cudaFreeHost(void* p) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return call("cudaMemcpyAsync", [&] { return cuda_emulator::copy(to, from, bytes, kind, stream, false); });
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  return call("cudaMemcpy2DAsync", [&] {
+    if (width > to_pitch || width > from_pitch || std::max(to_pitch, from_pitch) > 0x7fffffff) {
+      return cudaErrorInvalidPitchValue;
+    }
+    cudaError_t error = cudaSuccess;
+    for (size_t row = 0; row < height && error == cudaSuccess; ++row) {
+      error = cuda_emulator::copy(static_cast<char*>(to) + row * to_pitch,
+                                  static_cast<const char*>(from) + row * from_pitch, width, kind, stream, false);
+    }
+    return error;
+  });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {

@@ -18,6 +18,7 @@
   X(cudaErrorInitializationError, 3, "initialization error")                                               \
   X(cudaErrorCudartUnloading, 4, "driver shutting down")                                                   \
   X(cudaErrorInvalidConfiguration, 9, "invalid configuration argument")                                    \
+  X(cudaErrorInvalidPitchValue, 12, "invalid pitch argument")                                              \
   X(cudaErrorInvalidMemcpyDirection, 21, "invalid copy direction for memcpy")                              \
   X(cudaErrorInsufficientDriver, 35, "CUDA driver version is insufficient for CUDA runtime version")       \
   X(cudaErrorDevicesUnavailable, 46, "CUDA-capable device(s) is/are busy or unavailable")                  \
@@ -140,6 +141,8 @@ cudaError_t cudaFreeHost(void* p);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
 cudaError_t cudaMemset(void* p, int byte, size_t bytes);
 cudaError_t cudaMemsetAsync(void* p, int byte, size_t bytes, cudaStream_t stream = nullptr);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
