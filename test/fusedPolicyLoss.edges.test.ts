@@ -461,6 +461,61 @@ forEachDevice("an out that is too large for the caches gets the bits of a call i
   }
 });
 
+// There a row's gradient is made while the next row is read: whatever the one is, and the other.
+forEachDevice("rows of every kind, one after another, in an out too large for the caches", (device) => {
+  if (device.name !== "cpu") return;
+  const { threads } = devices().cpu;
+  const vocab = 40_009; // three parts
+  const rows = 230; // 35 MB
+  const batch = policyBatch(rows, vocab, "float32", 21);
+  const data = batch.data as Float32Array;
+  const random = rng(8);
+  const kinds: readonly ((row: Float32Array, target: number) => void)[] = [
+    () => {},
+    (row) => row.fill(30, 20_000, 20_100), // too far above the target, in the middle of a part
+    (row) => row.fill(25, vocab - 1), // and in the last place
+    (row, target) => row.fill(row[target]! + 12), // in every place but that of the target
+    (row) => row.fill(9000, 100, 101), // the only likely one, far from 0
+    (row) => row.set(row.map((x) => x + 50_000)), // all far from 0: another map
+    (row) => row.fill(Number.NaN, 39_000, 39_001),
+    (row) => row.fill(Number.POSITIVE_INFINITY, 3, 4),
+    (row) => row.fill(Number.NEGATIVE_INFINITY, 18_432, 36_864), // a part of no weight
+    (row, target) => row.fill(Number.NEGATIVE_INFINITY, target, target + 1),
+    (row) => row.fill(Number.NEGATIVE_INFINITY),
+  ];
+  const ignored = kinds.length;
+  const flat = kinds.length + 1;
+  const kindOf = Int32Array.from({ length: rows }, () => Math.floor(random() * (kinds.length + 2)));
+  for (let i = 0; i < rows; i++) {
+    const row = data.subarray(i * vocab, (i + 1) * vocab);
+    const target = batch.tokenIds[i]!;
+    const at = row[target]!;
+    kinds[kindOf[i]!]?.(row, target);
+    if (kindOf[i] === 3) row[target] = at;
+  }
+  const pairs = new Set(kindOf.subarray(1).map((kind, i) => kind * 100 + kindOf[i]!));
+  assert.ok(pairs.size > 100, `${pairs.size} pairs of kinds`);
+  const responseMask = Uint8Array.from(kindOf, (kind) => (kind === ignored ? 0 : 1));
+  const advantages = Float32Array.from(kindOf, (kind, i) => (kind === flat ? 0 : (i % 4) - 1.5));
+  const { oldLogprobs: _, ...others } = batch.options; // without them no row is clipped
+  const options = { ...others, responseMask, advantages, entropyCoef: 0 };
+  try {
+    for (const count of [1, 3]) {
+      setThreads(count);
+      const expected = read(device, runFused(device, { ...batch, data: data.slice() }, { ...options, inPlace: true }));
+      const got = read(device, runFused(device, batch, options));
+      for (let i = 0; i < rows; i++) {
+        const at = [i * vocab, (i + 1) * vocab] as const;
+        const what = `row ${i} of kind ${kindOf[i]} after ${kindOf[i - 1]}, ${count} threads`;
+        assertSameBits(got.gradLogits.subarray(...at), expected.gradLogits.subarray(...at), what);
+      }
+      assertSameOutputs(got, expected, `${count} threads`);
+    }
+  } finally {
+    setThreads(threads);
+  }
+});
+
 forEachDevice("an ignored row is read by no part of the op, whatever ignoreIndex is", (device) => {
   const random = rng(3);
   const batch = normalBatch(4, 9, "float32");

@@ -48,6 +48,16 @@ struct GradientMemory {
   GradientMemory from(int64_t begin) const { return {streamed, ahead == nullptr ? nullptr : ahead + begin}; }
 };
 
+// A gradient of n elements that goes past the caches, of a map that is fused.
+template <typename T>
+struct StreamedGradient {
+  T* out;
+  const T* x;
+  int64_t n;
+  const RowMap& map;
+  GradientMap gradient;
+};
+
 template <typename T>
 struct RowKernels {
   using Sum = PartialSum (*)(const T* x, int64_t n, const RowMap& map);
@@ -58,6 +68,9 @@ struct RowKernels {
   PartialSum (*term[2])(float x, const RowMap& map);
   // As sum_exp[0][0][checked], and leaves 2^y in place of x. float32 alone, null otherwise.
   PartialSum (*sum_exp_in_place[2])(T* x, int64_t n, const RowMap& map);
+  // As sum_exp[0][0][1] of a map that is fused, and makes another row's gradient meanwhile: one computes while the
+  // other is stored. float32 on AVX-512 alone, null otherwise.
+  PartialSum (*sum_exp_beside)(const T* x, int64_t n, const RowMap& map, const StreamedGradient<T>& other);
   // The largest element, -Infinity for n = 0. A NaN may be passed over: it comes out of the sum.
   float (*max)(const T* x, int64_t n);
   // [cap][entropy]; out may be x.

@@ -122,7 +122,7 @@ void for_each_row(const Args& args, const TokenLogits& tokens) {
   constexpr int64_t kFew = 8, kBalanced = 32;
   const int64_t chunk =
       std::max(1 + (int64_t{64} << 10) / row_work, std::min(kFew, tokens.rows / (kBalanced * threads)));
-  parallel_for(tokens.rows, chunk, work, [&](int64_t begin, int64_t end) {
+  parallel_for(tokens.rows, threads > 1 ? chunk : tokens.rows, work, [&](int64_t begin, int64_t end) {
     Op op(args, parts);
     for (int64_t i = begin; i < end; ++i) {
       op.start(i, i + 1 < end);

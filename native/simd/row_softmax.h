@@ -57,11 +57,13 @@ class CpuSoftmaxRow {
 
   void measure(const T* x, int64_t part, bool entropy) {
     const auto& sum_exp = kernels_.sum_exp[scale_.capped()][entropy];
-    state_[part] = measured(x, part, sum_exp);
+    state_[part] = measured(x, part, sum_exp[1], sum_exp[0]);
   }
 
   // As measure, and leaves 2^y in place of the logits, for scale_in_place. float32 without a cap alone.
-  void measure_in_place(T* x, int64_t part) { state_[part] = measured(x, part, kernels_.sum_exp_in_place); }
+  void measure_in_place(T* x, int64_t part) {
+    state_[part] = measured(x, part, kernels_.sum_exp_in_place[1], kernels_.sum_exp_in_place[0]);
+  }
 
   void finish(bool entropy) {
     const SoftmaxRow row = merged();
@@ -104,6 +106,29 @@ class CpuSoftmaxRow {
     });
   }
 
+  // Whether gradient_and_measure() may be called.
+  static bool can_measure_beside(const LogitScale& scale, bool entropy) {
+    return row_kernels<T>().sum_exp_beside != nullptr && !scale.capped() && !entropy;
+  }
+
+  // The gradient of all parts, past the caches, and meanwhile measure() of all parts of the row `next`, without
+  // entropy.
+  void gradient_and_measure(T* out, const T* x, CpuSoftmaxRow& next, const T* next_x) const {
+    const auto head = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(out)) % 64 / sizeof(T));
+    int64_t part = 0;  // of the next row
+    each_segment(out, 0, parts_.count, [&](int64_t begin, int64_t n, float reference, const GradientMap& gradient) {
+      const RowMap map = map_from(reference);
+      // As much of this row as the part is of its own, up to a whole cache line.
+      for (int64_t end = begin + n, to = end; begin < end; begin = to, ++part) {
+        to = part + 1 < parts_.count ? std::clamp(parts_.end(part) + head, begin, end) : end;
+        const StreamedGradient<T> mine = {out + begin, x + begin, to - begin, map, gradient};
+        if (part < parts_.count && next.measure_beside(next_x, part, mine)) continue;
+        kernels_.gradient[0][0](mine.out, mine.x, mine.n, map, gradient, {.streamed = true});
+      }
+    });
+    for (; part < parts_.count; ++part) next.measure(next_x, part, false);
+  }
+
   // The same gradient from what measure_in_place left; bitwise that of gradient().
   void scale_in_place(T* x, int64_t first, int64_t last) const {
     each_segment(x, first, last, [&](int64_t begin, int64_t n, float, const GradientMap& map) {
@@ -139,9 +164,21 @@ class CpuSoftmaxRow {
     return {reference, map, map.residual(), 1.0 + w * (1.0 + w / 2.0 * (1.0 + w / 3.0))};
   }
 
-  // sum_exp[checked]
-  template <typename X, typename SumExp>
-  Part measured(X* x, int64_t part, const SumExp& sum_exp) const {
+  // measure() without entropy; false where the other row's gradient was not made beside it.
+  bool measure_beside(const T* x, int64_t part, const StreamedGradient<T>& other) {
+    const auto& sum_exp = kernels_.sum_exp[0][0];
+    bool made = false;
+    const auto checked = [&](const T* from, int64_t n, const RowMap& map) {
+      made = map.fused && other.map.fused;
+      return made ? kernels_.sum_exp_beside(from, n, map, other) : sum_exp[1](from, n, map);
+    };
+    state_[part] = measured(x, part, checked, sum_exp[0]);
+    return made;
+  }
+
+  // `checked` and `rest` are of RowKernels: until a logit too far above the reference, and to the end.
+  template <typename X, typename Checked, typename Rest>
+  Part measured(X* x, int64_t part, const Checked& checked, const Rest& rest_of) const {
     constexpr Part kInvalid = {{NAN, NAN}, 0, {0.0f, 0.0f}};
     const int64_t begin = parts_.begin(part), n = parts_.size(part);
     X* const from = x + begin;
@@ -156,7 +193,7 @@ class CpuSoftmaxRow {
       low = origin_at(maximum == -INFINITY ? 0.0f : well_placed(scale_, maximum));
       member = maximum;
     }
-    const PartialSum first = sum_exp[1](from, n, low.map);
+    const PartialSum first = checked(from, n, low.map);
     if (member != member && begin <= target_ && target_ < begin + first.end) member = target_logit_;
     const ExpSum sum = exact(first, low, member);
     if (first.end == n) return {sum, n, {low.reference, low.reference}};
@@ -164,7 +201,7 @@ class CpuSoftmaxRow {
     const float maximum = kernels_.max(from + split, n - split);
     if (!std::isfinite(maximum)) return kInvalid;
     const Origin high = origin_at(well_placed(scale_, maximum));
-    const PartialSum rest = sum_exp[0](from + split, n - split, high.map);
+    const PartialSum rest = rest_of(from + split, n - split, high.map);
     return {sum.rebased(scale_.log2_ratio(high.reference, low.reference)) + exact(rest, high, maximum),
             split,
             {low.reference, high.reference}};
