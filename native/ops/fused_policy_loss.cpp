@@ -60,7 +60,7 @@ class ForwardBackward {
     if (pass == 0) {
       if (target_ != kIgnored && !measured_) measure(first, last);
     } else if (!row_at(i_).pulled()) {
-      fill_zero(out_, parts_, first, last, target_ == kIgnored ? exceeds_caches_ : streamed_);
+      fill_zero(out_, parts_, first, last, target_ == kIgnored ? worth_streaming_ : streamed_);
     } else {
       gradient(first, last);
     }
@@ -120,8 +120,8 @@ class ForwardBackward {
   const FusedPolicyLoss& args_;
   const PolicyPlan& plan_;
   const bool entropy_ = args_.entropy.data != nullptr;
-  const bool exceeds_caches_ = exceeds_caches<T>(args_.tokens);
-  const bool streamed_ = exceeds_caches_ && !args_.in_place;
+  const bool worth_streaming_ = worth_streaming<T>(args_.tokens);
+  const bool streamed_ = worth_streaming_ && !args_.in_place;
   const bool beside_ = Row::can_measure_beside(args_.tokens.scale, entropy_);
   const bool asks_ = asking().streamed_ahead > 0 && asking().ahead > 0;
   // A float32 row that is overwritten anyway keeps its powers in the first pass, and the second only scales them.

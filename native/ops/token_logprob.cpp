@@ -110,15 +110,15 @@ class Backward {
   }
 
   void parts(int, int64_t first, int64_t last) {
-    if (!row_.pulled()) return fill_zero(out_, parts_, first, last, exceeds_caches_);
-    row_.gradient(out_, x_, first, last, {.streamed = exceeds_caches_ && !args_.in_place});
+    if (!row_.pulled()) return fill_zero(out_, parts_, first, last, worth_streaming_);
+    row_.gradient(out_, x_, first, last, {.streamed = worth_streaming_ && !args_.in_place});
   }
 
   void end(int) { prefetch_row<T>(args_.tokens, i_ + 1); }
 
  private:
   const TokenLogprobBackward& args_;
-  const bool exceeds_caches_ = exceeds_caches<T>(args_.tokens);
+  const bool worth_streaming_ = worth_streaming<T>(args_.tokens);
   const RowParts parts_;
   CpuSoftmaxRow<T> row_;
   int64_t i_ = 0;

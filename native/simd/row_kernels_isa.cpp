@@ -327,21 +327,25 @@ int64_t before_line(const T* p, int64_t n) {
   return head < n ? head : n;
 }
 
-// drive(advance) may do other things meanwhile, and call advance(groups) for so many more groups of the gradient; what
-// it leaves is done after it.
-template <typename T, Map kMap, bool kEntropy, bool kStreamed, typename Drive>
-INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, GradientMap gradient, const T* ahead,
-                          const Drive& drive) {
-  const Vec constant = Vec::of(gradient.constant), linear = Vec::of(gradient.linear);
+// Logits to their gradient, a group at a time. Its constants stay in registers as long as nothing has its address: what
+// a function has the address of, a compiler reads again after every store. Stores past the caches wait in line, and
+// such a read waits behind any of them at the same place of another page.
+template <typename T, Map kMap, bool kEntropy>
+struct GradientStep {
   // Of float32 the product is taken last, as scale() takes it: in place and out of place give the same bits.
-  constexpr bool kCapped = kMap == Map::capped;
-  constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
-  const Exp2 exp2;
-  const ShortExp2<T> short_exp2(constant);
-  // By value, and so is `some`: what a function has the address of, a compiler reads again after every store. Stores
-  // past the caches wait in line, and such a read waits behind any of them at the same place of another page.
-  const auto step = [=](const T* from, auto put_to) __attribute__((always_inline)) {
-    Vec y[kUnroll], slope[kUnroll], factor[kUnroll];
+  static constexpr bool kCapped = kMap == Map::capped;
+  static constexpr bool kRounded = sizeof(T) == 2 && !kEntropy && !kCapped;
+
+  Mapping map;
+  Vec constant, linear;
+  Exp2 exp2;
+  ShortExp2<T> short_exp2;
+
+  INLINE GradientStep(const RowMap& row_map, GradientMap gradient)
+      : map(row_map), constant(Vec::of(gradient.constant)), linear(Vec::of(gradient.linear)), short_exp2(constant) {}
+
+  INLINE void operator()(const T* from, Vec (&y)[kUnroll]) const {
+    Vec slope[kUnroll], factor[kUnroll];
     load(from, y);
     map_logits<kMap>(y, slope, map);
     if constexpr (kRounded) {
@@ -356,48 +360,61 @@ INLINE void gradient_loop(T* out, const T* x, int64_t n, const Mapping& map, Gra
         if constexpr (kCapped) y[u] = y[u] * slope[u];
       }
     }
-    put_to(y);
-  };
-  // A part of a group that lies within the n elements, where there is one: what is read beyond that part is of no
-  // matter.
-  const auto some = [=](int64_t begin, int64_t count, int64_t group) {
-    alignas(64) T y[kGroup];
-    const auto keep = [&](Vec(&all)[kUnroll]) __attribute__((always_inline)) { store<false>(y, all); };
-    if (n >= kGroup) {
-      step(x + group, keep);
-    } else {
-      step(Tail<T>(x + begin, count).x, keep);
-      group = begin;
-    }
-    memcpy(out + begin, y + (begin - group), static_cast<size_t>(count) * sizeof(T));
-  };
+  }
+};
+
+// `count` elements from `begin` on, fewer than a group: a part of the group at `group`, which lies within the n
+// elements where there are so many. What is read beyond that part is of no matter.
+template <typename T, Map kMap, bool kEntropy>
+__attribute__((noinline)) void gradient_of_some(T* out, const T* x, int64_t n, const RowMap& row_map,
+                                                GradientMap gradient, int64_t begin, int64_t count, int64_t group) {
+  const GradientStep<T, kMap, kEntropy> step(row_map, gradient);
+  alignas(64) T some[kGroup];
+  Vec y[kUnroll];
+  if (n >= kGroup) {
+    step(x + group, y);
+  } else {
+    step(Tail<T>(x + begin, count).x, y);
+    group = begin;
+  }
+  store<false>(some, y);
+  memcpy(out + begin, some + (begin - group), static_cast<size_t>(count) * sizeof(T));
+}
+
+// drive(advance) may do other things meanwhile, and call advance(groups) for so many more groups of the gradient; what
+// it leaves is done after it.
+template <typename T, Map kMap, bool kEntropy, bool kStreamed, typename Drive>
+INLINE void gradient_loop(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap gradient, const T* ahead,
+                          const Drive& drive) {
+  constexpr auto some = gradient_of_some<T, kMap, kEntropy>;
   const uintptr_t distance = ahead == nullptr ? (kStreamed ? asking().streamed_ahead : asking().ahead) : 0;
   const T* const wanted = ahead == nullptr ? x : ahead;
   const bool asks = kStreamed && asking().outputs;
   int64_t i = before_line(out, n);
-  if (i > 0) some(0, i, 0);
+  if (i > 0) some(out, x, n, row_map, gradient, 0, i, 0);
+  const GradientStep<T, kMap, kEntropy> step(row_map, gradient);
   const auto advance = [&](int64_t groups) __attribute__((always_inline)) {
     const int64_t left = (n - i) / kGroup, end = i + (groups < left ? groups : left) * kGroup;
     ROLLED for (; i < end; i += kGroup) {
+      Vec y[kUnroll];
       prefetch(wanted + i, distance);
       ask_for_output(out + i, asks);
-      step(
-          x + i, [&](Vec(&y)[kUnroll]) __attribute__((always_inline)) { store<kStreamed>(out + i, y); });
+      step(x + i, y);
+      store<kStreamed>(out + i, y);
     }
   };
   drive(advance);
   advance(n / kGroup);
-  if (i < n) some(i, n - i, n - kGroup);
+  if (i < n) some(out, x, n, row_map, gradient, i, n - i, n - kGroup);
 }
 
 template <typename T, bool kCapped, bool kEntropy>
 void gradient(T* out, const T* x, int64_t n, const RowMap& row_map, GradientMap g, const GradientMemory<T>& memory) {
-  const Mapping map(row_map);
   with_map<kCapped>(
       row_map, [&]<Map kMap>() __attribute__((always_inline)) {
         const auto alone = [](const auto&) __attribute__((always_inline)){};
-        if (memory.streamed) return gradient_loop<T, kMap, kEntropy, true>(out, x, n, map, g, memory.ahead, alone);
-        gradient_loop<T, kMap, kEntropy, false>(out, x, n, map, g, memory.ahead, alone);
+        if (memory.streamed) return gradient_loop<T, kMap, kEntropy, true>(out, x, n, row_map, g, memory.ahead, alone);
+        gradient_loop<T, kMap, kEntropy, false>(out, x, n, row_map, g, memory.ahead, alone);
       });
 }
 
@@ -409,8 +426,7 @@ PartialSum sum_exp_beside(const float* x, int64_t n, const RowMap& map, const St
   const auto drive = [&](const auto& advance) __attribute__((always_inline)) {
     sum = sum_exp_loop<float, Map::fused, false, true, false>(const_cast<float*>(x), n, map, kAhead, advance);
   };
-  gradient_loop<float, Map::fused, false, true>(other.out, other.x, other.n, Mapping(other.map), other.gradient,
-                                                other.x, drive);
+  gradient_loop<float, Map::fused, false, true>(other.out, other.x, other.n, other.map, other.gradient, other.x, drive);
   return sum;
 }
 
