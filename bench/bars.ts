@@ -1,6 +1,7 @@
 /**
  * The bars: how many times the floor an op may take on one core, per instruction set. They were measured with prototypes
- * of the kernels; 16-bit ops compute two exponentials per element and are bound by arithmetic on one core.
+ * of the kernels, out of place against a copy that asks for nothing ahead; 16-bit ops compute two exponentials per element
+ * and are bound by arithmetic on one core.
  */
 import type { Measurement } from "./harness.ts";
 
@@ -22,6 +23,17 @@ const bars: readonly Bar[] = [
   { op: "fusedPolicyLoss", variant: "out", dtype: "float32", avx512: 1.5, avx2: 2.0 },
   { op: "fusedPolicyLoss", variant: "in place", dtype: "bfloat16", avx512: 3.3, avx2: 5.5 },
 ];
+
+/** The bar and where the op is, in words; "" where there is no bar. */
+export function barOf(result: Measurement, leastShare: number | undefined): string {
+  if (leastShare === undefined) return "";
+  const { plainCopy } = result;
+  return percent(leastShare) + (plainCopy ? ` (plain copy ${percent(plainCopy.share)})` : "");
+}
+
+export function percent(share: number): string {
+  return `${(share * 100).toFixed(0)} %`;
+}
 
 /** The least share of the floor that is good enough; undefined where there is no bar: more threads, few rows. */
 export function leastShare(measurement: Measurement, isa: string): number | undefined {

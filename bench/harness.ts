@@ -61,6 +61,8 @@ export interface Measurement {
   peakExtraBytes?: number;
   overhead: boolean;
   floor?: FloorResult;
+  /** Beside a floor that copies on the CPU: what the bars are of. */
+  plainCopy?: FloorResult;
   peers: PeerResult[];
 }
 
@@ -118,6 +120,10 @@ export async function measure(
     const sample = sampler(floor(kind, benchCase.bytes, device, moves), device);
     contenders.unshift({ name: "floor before", restore, sample });
     contenders.push({ name: "floor after", restore, sample });
+    if (kind === "copy" && device === "cpu") {
+      const plain = sampler(floor("plainCopy", benchCase.bytes, device, moves), device);
+      contenders.push({ name: "plain copy", restore, sample: plain });
+    }
   }
   // One thread of the host says nothing about a GPU.
   const timed = device === "cpu" ? peers : [];
@@ -152,7 +158,7 @@ export async function measure(
     gbPerSecond: benchCase.bytes / ms / 1e6,
     ...(peakExtra !== undefined && { peakExtraBytes: peakExtra }),
     overhead: benchCase.overhead ?? false,
-    ...(kind && { floor: floorResult(kind, benchCase.bytes, times, clock) }),
+    ...floors(benchCase, times, clock),
     peers: results,
   };
 }
@@ -205,17 +211,25 @@ export function exposeGc(): void {
   globalThis.gc = runInNewContext("gc") as NonNullable<typeof globalThis.gc>;
 }
 
-function floorResult(kind: FloorKind, bytes: number, times: Map<string, Times>, clock: Clock): FloorResult {
+function floors(
+  { floor, bytes, overhead }: BenchCase,
+  times: Map<string, Times>,
+  clock: Clock,
+): Pick<Measurement, "floor" | "plainCopy"> {
+  if (!floor || overhead) return {};
+  const op = by(clock, times.get("op")!);
   const after = by(clock, times.get("floor after")!);
   const own = by(clock, times.get("floor before")!).map((before, round) => (before + after[round]!) / 2);
-  const ms = median(own);
+  const plain = times.get("plain copy");
   return {
-    kind,
-    ms,
-    minMs: Math.min(...own),
-    gbPerSecond: bytes / ms / 1e6,
-    share: medianRatio(own, by(clock, times.get("op")!)),
+    floor: floorResult(floor, bytes, own, op),
+    ...(plain && { plainCopy: floorResult("plainCopy", bytes, by(clock, plain), op) }),
   };
+}
+
+function floorResult(kind: FloorKind, bytes: number, own: readonly number[], op: readonly number[]): FloorResult {
+  const ms = median(own);
+  return { kind, ms, minMs: Math.min(...own), gbPerSecond: bytes / ms / 1e6, share: medianRatio(own, op) };
 }
 
 function peerResult({ name, scale }: Pick<Peer, "name" | "scale">, own: Times, op: Times, clock: Clock): PeerResult {

@@ -5,7 +5,7 @@ import { cpus, release, totalmem, type } from "node:os";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type CudaDevice, devices } from "fapo-kernels";
-import { leastShare } from "./bars.ts";
+import { barOf, leastShare, percent } from "./bars.ts";
 import { type BenchCase, plainTypeScript } from "./case.ts";
 import type { Measurement } from "./harness.ts";
 
@@ -41,7 +41,7 @@ export interface Report {
 const notes: readonly string[] = [
   "With one thread, rates and ratios are made of the CPU time of the process, with more of wall time, on a GPU of the time between events on its stream; `clock` says which.",
   "Ratios are medians of ratios within a round, in which floor, op and peers took turns.",
-  "The floor moves as many bytes as the op has to, through the same threads and vector loops.",
+  "The floor moves as many bytes as the op has to, through the same threads and vector loops; `plainCopy` is a copy that asks memory for nothing ahead, which the bars out of place are of.",
   "Plain TypeScript runs on one thread and on fewer rows; its time is multiplied by `scale`.",
   "Logits: N(0, 1) with 20 candidates per row, levels 12..18 falling by 1.2; token ids sampled from their softmax.",
   "Buffers of fewer bytes than the caches hold measure the cache, for op and floor alike.",
@@ -135,7 +135,7 @@ const columns = [
   ["ms", -9],
   ["GB/s", -6],
   ["of floor", -8],
-  ["bar", -5],
+  ["bar", -22],
   ["extra MB", -8],
   ["x plain TS", -10],
 ] as const;
@@ -148,7 +148,6 @@ export function row(result: Measurement, isa: string): string {
   const { op, variant, shape, dtype, threads, clock, gbPerSecond, floor, peakExtraBytes } = result;
   const ms = (clock === "cpu" ? result.cpuMs : result.wallMs).median;
   const peer = result.peers.find(({ name }) => name === plainTypeScript);
-  const least = leastShare(result, isa);
   return line([
     variant ? `${op} (${variant})` : op,
     shape,
@@ -157,7 +156,7 @@ export function row(result: Measurement, isa: string): string {
     milliseconds(ms),
     result.overhead ? "" : gbPerSecond.toFixed(1),
     floor ? percent(floor.share) : "",
-    least === undefined ? "" : percent(least),
+    barOf(result, leastShare(result, isa)),
     peakExtraBytes === undefined ? "" : (peakExtraBytes / 1e6).toFixed(1),
     peer ? peer.ratio.toPrecision(3) : "",
   ]);
@@ -177,10 +176,6 @@ export function peerRows({ peers }: Measurement): string[] {
 /** µs where ms would be all zeros. */
 export function milliseconds(ms: number): string {
   return ms < 0.1 ? `${(ms * 1e3).toPrecision(3)} µs` : ms.toPrecision(4);
-}
-
-export function percent(share: number): string {
-  return `${(share * 100).toFixed(0)} %`;
 }
 
 function line(cells: readonly string[]): string {

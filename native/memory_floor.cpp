@@ -9,7 +9,8 @@ namespace fapo {
 
 void memory_floor(const MemoryFloor& args) {
   check(args.result.size == 1, "result");
-  check(args.kind != MemoryFloor::Kind::copy || args.destination.size == args.data.size, "destination.length");
+  const bool copies = args.kind == MemoryFloor::Kind::copy || args.kind == MemoryFloor::Kind::plain_copy;
+  check(!copies || args.destination.size == args.data.size, "destination.length");
   run_on(args.device, &Backend::memory_floor, args);
 }
 
@@ -27,7 +28,10 @@ void cpu::memory_floor(const MemoryFloor& args) {
         kernels.scale(data + begin, end - begin, 1.0f);
         break;
       case MemoryFloor::Kind::copy:
-        kernels.copy_streamed(args.destination.data + begin, data + begin, end - begin);
+        kernels.copy_streamed(args.destination.data + begin, data + begin, end - begin, asking());
+        break;
+      case MemoryFloor::Kind::plain_copy:
+        kernels.copy_streamed(args.destination.data + begin, data + begin, end - begin, {});
         break;
     }
   });

@@ -5,12 +5,13 @@
 namespace fapo {
 
 struct MemoryFloor {
-  enum class Kind : int32_t { read, read_write, copy };
+  // plain_copy asks memory for nothing ahead; a GPU copies in one way.
+  enum class Kind : int32_t { read, read_write, copy, plain_copy };
 
   int32_t device = kCpu;
   Kind kind = Kind::read;
   Array<float> data;         // read; overwritten with its own values by read_write
-  Array<float> destination;  // of copy alone, written past the caches
+  Array<float> destination;  // of copies alone, written past the caches
   Array<float> result;       // [1], out: keeps the reads from being optimised away
 
   template <typename Visitor>

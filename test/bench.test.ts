@@ -29,7 +29,7 @@ function bench(...args: string[]): { status: number | null; stdout: string; stde
 }
 
 forEachDevice("the memory floor runs on every device, whatever the number of bytes", ({ name }) => {
-  for (const kind of ["read", "readWrite", "copy"] as const) {
+  for (const kind of ["read", "readWrite", "copy", "plainCopy"] as const) {
     for (const bytes of [100_012, 1 << 20, 16]) floor(kind, bytes, name)();
   }
   assert.equal(api.synchronize(name), undefined);

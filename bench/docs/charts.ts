@@ -1,6 +1,7 @@
 /** The charts of a report: share of the memory floor, and ratios to other implementations. SVG, for light and dark pages. */
+import { percent } from "../bars.ts";
 import type { Measurement } from "../harness.ts";
-import { percent, type Report } from "../report.ts";
+import type { Report } from "../report.ts";
 
 const dtypes = ["float32", "bfloat16", "float16"] as const;
 const left = 290;

@@ -1,6 +1,8 @@
 /** The tables of docs/performance.md. */
+
+import { barOf, percent } from "../bars.ts";
 import { plainTypeScript } from "../case.ts";
-import { milliseconds, percent, type Report } from "../report.ts";
+import { milliseconds, type Report } from "../report.ts";
 import { chartFile, chartsOf } from "./charts.ts";
 
 const begin = "<!-- begin: npm run bench:docs -->";
@@ -60,7 +62,7 @@ function largeTable(results: Report["results"]): string[] {
     "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ...results.map((result) => {
       const { shape, dtype, device, threads, gbPerSecond, floor, leastShare } = result;
-      const bar = leastShare === undefined ? "" : percent(leastShare);
+      const bar = barOf(result, leastShare);
       const share = floor ? `${percent(floor.share)} (${floor.kind})` : "";
       return cells(
         name(result),

@@ -58,6 +58,14 @@ struct StreamedGradient {
   GradientMap gradient;
 };
 
+// What the loops ask of memory ahead of its turn: what a processor does of its own accord differs.
+struct Asking {
+  uintptr_t ahead = 0;           // how many bytes; 0: what is about to be read, which costs nothing
+  uintptr_t streamed_ahead = 0;  // the same in a loop that stores past the caches
+  bool outputs = false;          // whether such a loop also asks for one line of every KB that it is about to store
+};
+const Asking& asking();
+
 template <typename T>
 struct RowKernels {
   using Sum = PartialSum (*)(const T* x, int64_t n, const RowMap& map);
@@ -79,7 +87,7 @@ struct RowKernels {
   // x *= factor; float32 alone, null otherwise.
   void (*scale)(T* x, int64_t n, float factor);
   // A copy past the caches, as streamed gradients, for measuring memory; float32 alone, null otherwise.
-  void (*copy_streamed)(T* out, const T* x, int64_t n);
+  void (*copy_streamed)(T* out, const T* x, int64_t n, const Asking& asking);
   // Zeros past the caches.
   void (*zero_streamed)(T* out, int64_t n);
   // In any dtype, to nearest even; NaNs of 16 bits become quiet.
@@ -95,14 +103,6 @@ struct IsaKernels {
   RowKernels<bf16> bfloat16;
   RowKernels<f16> float16;
 };
-
-// What the loops ask of memory ahead of its turn: what a processor does of its own accord differs.
-struct Asking {
-  uintptr_t ahead;           // how many bytes; 0: what is about to be read, which costs nothing
-  uintptr_t streamed_ahead;  // the same in a loop that stores past the caches
-  bool outputs;              // whether such a loop also asks for one line of every KB that it is about to store
-};
-const Asking& asking();
 
 // The best that this machine runs, or what FAPO_ISA names (baseline, avx2, avx512) if the machine runs it.
 const IsaKernels& isa_kernels();

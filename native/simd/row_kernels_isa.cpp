@@ -445,9 +445,9 @@ void scale(float* x, int64_t n, float factor) {
   for (; i < n; ++i) x[i] *= factor;
 }
 
-void copy_streamed(float* out, const float* x, int64_t n) {
-  const uintptr_t distance = asking().streamed_ahead;
-  const bool asks = asking().outputs;
+void copy_streamed(float* out, const float* x, int64_t n, const Asking& asking) {
+  const uintptr_t distance = asking.streamed_ahead;
+  const bool asks = asking.outputs;
   int64_t i = 0;
   for (const int64_t head = before_line(out, n); i < head; ++i) out[i] = x[i];
   for (; i + kGroup <= n; i += kGroup) {
