@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kTokenThreads)
     policy_loss_kernel(const __grid_constant__ PolicyPlan plan, Array<const float> logprobs, Array<const float> entropy,
                        Array<float> grad_logprobs) {
   struct Shared {
-    BlockSlots<PolicySums> slots;
+    BlockSlots<PolicySums<double>> slots;
     bool last;
   };
   Shared& shared = fapo::cuda::shared<Shared>();
@@ -60,19 +60,19 @@ __global__ void __launch_bounds__(kTokenThreads)
 
   for (int64_t part = blockIdx.x; part * kTokenThreads < plan.counts.tokens; part += gridDim.x) {
     const int64_t i = part * kTokenThreads + threadIdx.x;
-    PolicySums mine;
+    PolicySums<double> mine;
     if (i < plan.counts.tokens) {
       double grad = 0.0;
       if (plan.counts(i)) {
         const int64_t sequence = plan.sequence_of(i);
-        const TokenLoss token = batch.token(i, sequence, plan.bad() ? NAN : logprobs[i]);
+        const TokenLoss<double> token = batch.token(i, sequence, plan.bad() ? NAN : logprobs[i]);
         const double weight = plan.weight(sequence);
         mine.add(token, weight, entropy ? static_cast<double>(entropy[i]) : 0.0, batch.entropy_coef);
         grad = token.loss.grad * weight * batch.grad_scale;
       }
       if (grad_logprobs) grad_logprobs[i] = static_cast<float>(grad);
     }
-    const PolicySums sums = block_merge(mine, shared.slots);
+    const PolicySums<double> sums = block_merge(mine, shared.slots);
     if (threadIdx.x == 0) plan.parts[part] = sums;
   }
 
@@ -86,9 +86,9 @@ __global__ void __launch_bounds__(kTokenThreads)
   // Each thread takes a stretch of parts, so that they merge in order.
   const int64_t parts = (plan.counts.tokens + kTokenThreads - 1) / kTokenThreads;
   const int64_t stretch = (parts + kTokenThreads - 1) / kTokenThreads;
-  PolicySums mine;
+  PolicySums<double> mine;
   for (int64_t p = threadIdx.x * stretch; p < parts && p < (threadIdx.x + 1) * stretch; ++p) mine.merge(plan.parts[p]);
-  const PolicySums total = block_merge(mine, shared.slots);
+  const PolicySums<double> total = block_merge(mine, shared.slots);
   if (threadIdx.x != 0) return;
   batch.loss[0] = static_cast<float>(total.loss);
   write_metrics(total, static_cast<double>(plan.totals->tokens), batch.metrics.data);
@@ -111,11 +111,11 @@ PolicyPlan plan_policy(Call& call, const PolicyBatch& batch, const CountedTokens
   const auto aligned = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
   const size_t totals = aligned(sizeof(PolicyTotals));
   const size_t lengths = aligned(static_cast<size_t>(sequences) * sizeof(int32_t));
-  const size_t parts = static_cast<size_t>(parts_of(counts.tokens)) * sizeof(PolicySums);
+  const size_t parts = static_cast<size_t>(parts_of(counts.tokens)) * sizeof(PolicySums<double>);
   char* memory = static_cast<char*>(call.workspace(totals + lengths + parts, totals));
   const PolicyPlan plan{batch, counts, reinterpret_cast<PolicyTotals*>(memory),
                         reinterpret_cast<int32_t*>(memory + totals),
-                        reinterpret_cast<PolicySums*>(memory + totals + lengths)};
+                        reinterpret_cast<PolicySums<double>*>(memory + totals + lengths)};
   const int64_t blocks = batch.cu_seqlens ? sequences : (counts.tokens + 4 * kCountThreads - 1) / (4 * kCountThreads);
   call.launch(policy_count_kernel, {at_most(blocks, 8192), kCountThreads}, plan, call.faults());
   return plan;

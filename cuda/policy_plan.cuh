@@ -32,8 +32,8 @@ struct PolicyPlan {
   PolicyBatch batch;
   CountedTokens counts;
   PolicyTotals* totals;
-  int32_t* lengths;   // [sequences], counted tokens of each
-  PolicySums* parts;  // [blocks of the reduction]
+  int32_t* lengths;           // [sequences], counted tokens of each
+  PolicySums<double>* parts;  // [blocks of the reduction]
 
   FAPO_DEVICE int64_t sequences() const { return batch.cu_seqlens ? batch.cu_seqlens.size - 1 : 0; }
 

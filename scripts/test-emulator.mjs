@@ -22,6 +22,7 @@ const kernels = [
   "native/backend.cpp",
   "native/memory_floor.cpp",
   "native/parallel.cpp",
+  "native/simd/policy_kernel_isa.cpp",
   "native/simd/row_kernels.cpp",
   "native/simd/row_kernels_isa.cpp",
 ];
@@ -34,7 +35,7 @@ const tests = {
 const wanted = process.argv.slice(2).length ? process.argv.slice(2) : Object.keys(tests);
 
 const flags = [
-  ..."-std=c++20 -O1 -g -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math".split(" "),
+  ..."-std=c++20 -O1 -g -Wall -Wextra -Wno-psabi -ffp-contract=off -fno-math-errno -fno-trapping-math".split(" "),
   ...`-fno-strict-aliasing -Wno-unknown-pragmas -DFAPO_EMULATE_CUDA -I. -I${folder} -I${folder}/include`.split(" "),
   ...'-DFAPO_CUDA_BUILT_FOR="emulation" -DFAPO_CUDA_OLDEST=0 -DFAPO_X86=0'.split(" "),
   ..."-DFAPO_ISA=baseline -DFAPO_ISA_LEVEL=0".split(" "),

@@ -36,7 +36,9 @@ program(
   "rows_test",
   [
     ...["fused_policy_loss", "policy_loss", "token_logprob"].map((op) => `native/ops/${op}.cpp`),
-    ...["parallel.cpp", "simd/row_kernels.cpp", "simd/row_kernels_isa.cpp"].map((file) => `native/${file}`),
+    ...["parallel.cpp", "simd/policy_kernel_isa.cpp", "simd/row_kernels.cpp", "simd/row_kernels_isa.cpp"].map(
+      (file) => `native/${file}`,
+    ),
   ],
   ["-DFAPO_X86=0", "-DFAPO_ISA=baseline", "-DFAPO_ISA_LEVEL=0"],
 );

@@ -19,6 +19,7 @@ namespace fapo {
 constexpr double kLn2 = 0.6931471805599453;
 constexpr double kLog2E = 1.4426950408889634;
 
+FAPO_HD bool is_nan(double x) { return x != x; }
 FAPO_HD bool is_finite(double x) { return x - x == 0.0; }
 
 // which ? yes : no, on the CPU without a branch, too: for what is as good as random, where a wrong guess costs more.

@@ -5,52 +5,44 @@
 
 namespace fapo {
 
+template <typename Real>
 struct PolicySums {
-  double loss = 0.0;
-  double clipped_high = 0.0;
-  double clipped_low = 0.0;
-  double clipped_dual = 0.0;
-  double ratio = 0.0;
-  double ratio_max = 0.0;
-  double approx_kl = 0.0;
-  double kl = 0.0;
-  double entropy = 0.0;
+  Real loss = Real(0.0);
+  Real clipped_high = Real(0.0);
+  Real clipped_low = Real(0.0);
+  Real clipped_dual = Real(0.0);
+  Real ratio = Real(0.0);
+  Real ratio_max = Real(0.0);
+  Real approx_kl = Real(0.0);
+  Real kl = Real(0.0);
+  Real entropy = Real(0.0);
 
-  FAPO_HD void add(const TokenLoss& t, double weight, double token_entropy, double entropy_coef) {
-    loss += weight * (entropy_coef == 0.0 ? t.loss.value : t.loss.value - entropy_coef * token_entropy);
-    const double poison = t.loss.value != t.loss.value ? NAN : 0.0;  // a NaN token shows in every metric
-    clipped_high += t.clipped_high + poison;
-    clipped_low += t.clipped_low + poison;
-    clipped_dual += t.clipped_dual + poison;
-    ratio += t.ratio;
-    raise_max(t.ratio);
-    approx_kl += t.approx_kl;
-    kl += t.kl;
-    entropy += token_entropy;
+  FAPO_HD void add(const TokenLoss<Real>& t, Real weight, Real token_entropy, double entropy_coef) {
+    const Real own = entropy_coef == 0.0 ? t.loss.value : t.loss.value - token_entropy * entropy_coef;
+    // A NaN token shows in every metric.
+    const Real poison = choose(is_nan(t.loss.value), Real(NAN), Real(0.0));
+    merge({weight * own, t.clipped_high + poison, t.clipped_low + poison, t.clipped_dual + poison, t.ratio, t.ratio,
+           t.approx_kl, t.kl, token_entropy});
   }
 
   FAPO_HD void merge(const PolicySums& other) {
-    loss += other.loss;
-    clipped_high += other.clipped_high;
-    clipped_low += other.clipped_low;
-    clipped_dual += other.clipped_dual;
-    ratio += other.ratio;
-    raise_max(other.ratio_max);
-    approx_kl += other.approx_kl;
-    kl += other.kl;
-    entropy += other.entropy;
-  }
-
- private:
-  FAPO_HD void raise_max(double value) {
-    if (value > ratio_max || value != value) ratio_max = value;  // a NaN stays
+    loss = loss + other.loss;
+    clipped_high = clipped_high + other.clipped_high;
+    clipped_low = clipped_low + other.clipped_low;
+    clipped_dual = clipped_dual + other.clipped_dual;
+    ratio = ratio + other.ratio;
+    // A NaN stays.
+    ratio_max = choose(other.ratio_max <= ratio_max || is_nan(ratio_max), ratio_max, other.ratio_max);
+    approx_kl = approx_kl + other.approx_kl;
+    kl = kl + other.kl;
+    entropy = entropy + other.entropy;
   }
 };
 
 // The order of the float metrics in memory; lib/ops/policyLoss.ts names them in the same order.
 constexpr int kPolicyMetrics = 8;
 
-FAPO_HD void write_metrics(const PolicySums& s, double tokens, float* metrics) {
+FAPO_HD void write_metrics(const PolicySums<double>& s, double tokens, float* metrics) {
   const double per_token = tokens > 0.0 ? 1.0 / tokens : 0.0;
   metrics[0] = static_cast<float>(s.clipped_high * per_token);
   metrics[1] = static_cast<float>(s.clipped_low * per_token);

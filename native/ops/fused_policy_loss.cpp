@@ -148,9 +148,7 @@ void cpu::fused_policy_loss(const FusedPolicyLoss& args) {
   dispatch_float(tokens.logits.dtype, [&]<typename T>() {
     for_each_row<ForwardBackward<T>>(Fused{args, plan}, tokens);
   });
-  plan.reduce(
-      counts, [&](int64_t i) { return args.logprobs[i]; },
-      [&](int64_t i) { return args.entropy ? args.entropy[i] : 0.0; }, [](int64_t, double) {});
+  plan.reduce(counts, {args.logprobs.data, tokens.rows}, {args.entropy.data, args.entropy.size}, {});
 }
 
 }  // namespace fapo

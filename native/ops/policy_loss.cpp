@@ -32,9 +32,7 @@ void policy_loss(const PolicyLoss& args) {
 void cpu::policy_loss(const PolicyLoss& args) {
   const auto counts = [&](int64_t i) { return !args.response_mask || load_once(args.response_mask[i]) != 0; };
   const PolicyPlan plan(args.batch, args.tokens, counts);
-  plan.reduce(
-      counts, [&](int64_t i) { return args.logprobs[i]; }, [](int64_t) { return 0.0; },
-      [&](int64_t i, double grad) { args.grad_logprobs[i] = static_cast<float>(grad * args.batch.grad_scale); });
+  plan.reduce(counts, args.logprobs, {}, args.grad_logprobs);
 }
 
 }  // namespace fapo

@@ -49,14 +49,11 @@ struct PolicyBatch {
             advantages[advantages_per_sequence ? sequence : i],
             importance_weights ? importance_weights[importance_weights_per_sequence ? sequence : i] : 1.0f};
   }
-  FAPO_HD TokenLoss token(const Token& t, float logprob) const {
-    // Without old ones the ratio is 1, also for a log-prob of -Infinity; NaN stays.
-    const double log_ratio = old_logprobs         ? static_cast<double>(logprob) - t.old_logprob
-                             : logprob == logprob ? 0.0
-                                                  : static_cast<double>(logprob);
-    return token_loss(logprob, log_ratio, t.advantage, t.importance_weight, t.ref_logprob, params);
+  FAPO_HD TokenLoss<double> token(const Token& t, double logprob) const {
+    const double log_ratio = log_ratio_of<double>(logprob, t.old_logprob, static_cast<bool>(old_logprobs));
+    return token_loss<double>(logprob, log_ratio, t.advantage, t.importance_weight, t.ref_logprob, params);
   }
-  FAPO_HD TokenLoss token(int64_t i, int64_t sequence, float logprob) const {
+  FAPO_HD TokenLoss<double> token(int64_t i, int64_t sequence, double logprob) const {
     return token(inputs(i, sequence), logprob);
   }
 };

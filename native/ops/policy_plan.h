@@ -1,11 +1,14 @@
 #pragma once
 // What the CPU has to know of the whole batch before the loss of one token: counts, and which sequence a token is in.
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <vector>
 
 #include "native/error.h"
 #include "native/ops/policy_loss.h"
 #include "native/parallel.h"
+#include "native/simd/row_kernels.h"
 
 namespace fapo {
 
@@ -51,34 +54,27 @@ class PolicyPlan {
     return agg_.weight(sequence < 0 ? 1.0 : buffers_->length[static_cast<size_t>(sequence)]);
   }
 
-  // Writes loss, metrics and counts. logprob(i) and entropy(i) are asked for counted tokens alone; each(i, grad) gets
-  // dloss/dlogprob of every token, 0 where it does not count.
-  template <typename Counts, typename Logprob, typename Entropy, typename Each>
-  void reduce(const Counts& counts, const Logprob& logprob, const Entropy& entropy, const Each& each) const {
-    constexpr int64_t kPart = 1024;
+  // Writes loss, metrics and counts, and dloss/dlogprob times gradScale of every token where there are grad_logprobs.
+  // `entropy` is optional.
+  template <typename Counts>
+  void reduce(const Counts& counts, const Array<const float>& logprobs, const Array<const float>& entropy,
+              const Array<float>& grad_logprobs) const {
+    constexpr int64_t kPart = PolicyBlock::kTokens;
     auto& parts = buffers_->parts;
-    parts.assign(static_cast<size_t>((tokens_ + kPart - 1) / kPart), PolicySums{});
-    constexpr int64_t kBytesLike = 256;  // one token takes as long as this much memory
+    parts.assign(static_cast<size_t>((tokens_ + kPart - 1) / kPart), {});
+    const PolicyBlockParams params{batch_.params, static_cast<bool>(batch_.old_logprobs), batch_.entropy_coef,
+                                   batch_.grad_scale};
+    constexpr int64_t kBytesLike = 64;  // one token takes as long as this much memory
     parallel_for(tokens_, kPart, tokens_ * kBytesLike, [&](int64_t begin, int64_t end) {
-      PolicySums sums;  // of its own: parts side by side in memory would share cache lines between threads
-      for (int64_t i = begin; i < end;) {
-        const int64_t sequence = sequence_of(i);
-        const int64_t sequence_end = sequence < 0 ? end : buffers_->begin[static_cast<size_t>(sequence) + 1];
-        const double its_weight = weight(sequence);
-        for (const int64_t until = std::min(sequence_end, end); i < until; ++i) {
-          if (!counts(i)) {
-            each(i, 0.0);
-            continue;
-          }
-          const TokenLoss token = batch_.token(i, sequence, logprob(i));
-          sums.add(token, its_weight, entropy(i), batch_.entropy_coef);
-          each(i, token.loss.grad * its_weight);
-        }
-      }
-      parts[static_cast<size_t>(begin / kPart)] = sums;
+      PolicyBlock block;
+      gather(block, begin, end, counts, logprobs, entropy);
+      PolicyLanes lanes;
+      isa_kernels().policy(block, end - begin, params, lanes);
+      if (grad_logprobs) std::copy_n(block.grad, end - begin, grad_logprobs.data + begin);
+      parts[static_cast<size_t>(begin / kPart)] = merged(lanes);
     });
-    PolicySums total;
-    for (const PolicySums& part : parts) total.merge(part);
+    PolicySums<double> total;
+    for (const PolicySums<double>& part : parts) total.merge(part);
     batch_.loss[0] = static_cast<float>(total.loss);
     write_metrics(total, counted_tokens_, batch_.metrics.data);
     batch_.counts[0] = static_cast<int32_t>(counted_tokens_);
@@ -89,8 +85,44 @@ class PolicyPlan {
   struct Buffers {
     std::vector<int64_t> begin;  // cu_seqlens, read once
     std::vector<double> length;  // counted tokens per sequence
-    std::vector<PolicySums> parts;
+    std::vector<PolicySums<double>> parts;
   };
+
+  template <typename Counts>
+  void gather(PolicyBlock& block, int64_t begin, int64_t end, const Counts& counts, const Array<const float>& logprobs,
+              const Array<const float>& entropy) const {
+    const int64_t n = end - begin;
+    const auto take = [&](float* to, const Array<const float>& from, float absent) {
+      from ? void(std::copy_n(from.data + begin, n, to)) : void(std::fill_n(to, n, absent));
+    };
+    take(block.logprob, logprobs, 0.0f);
+    take(block.old_logprob, batch_.old_logprobs, 0.0f);
+    take(block.ref_logprob, batch_.ref_logprobs, 0.0f);
+    take(block.entropy, entropy, 0.0f);
+    if (!batch_.advantages_per_sequence) take(block.advantage, batch_.advantages, 0.0f);
+    if (!batch_.importance_weights_per_sequence) take(block.importance_weight, batch_.importance_weights, 1.0f);
+    for (int64_t i = 0; i < n; ++i) block.counted[i] = counts(begin + i);
+    for (int64_t i = n; i % kPolicyLanes != 0; ++i) block.counted[i] = 0.0f;
+    for (int64_t i = 0; i < n;) {
+      const int64_t sequence = sequence_of(begin + i);
+      const int64_t stop = sequence < 0 ? n : std::min(n, buffers_->begin[static_cast<size_t>(sequence) + 1] - begin);
+      std::fill(block.weight + i, block.weight + stop, weight(sequence));
+      const auto repeat = [&](float* to, float value) { std::fill(to + i, to + stop, value); };
+      if (batch_.advantages_per_sequence) repeat(block.advantage, batch_.advantages[sequence]);
+      if (batch_.importance_weights_per_sequence) repeat(block.importance_weight, batch_.importance_weights[sequence]);
+      i = stop;
+    }
+  }
+
+  static PolicySums<double> merged(const PolicyLanes& lanes) {
+    PolicySums<double> total;
+    for (int lane = 0; lane < kPolicyLanes; ++lane) {
+      std::array<double, PolicyLanes::kSums> sums;
+      for (size_t k = 0; k < sums.size(); ++k) sums[k] = lanes.sums[k][lane];
+      total.merge(std::bit_cast<PolicySums<double>>(sums));
+    }
+    return total;
+  }
 
   const PolicyBatch& batch_;
   const int64_t tokens_;

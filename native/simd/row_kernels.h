@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "native/math/exp_map.h"
+#include "native/simd/policy_kernel.h"
 
 namespace fapo {
 
@@ -102,6 +103,7 @@ struct IsaKernels {
   RowKernels<float> float32;
   RowKernels<bf16> bfloat16;
   RowKernels<f16> float16;
+  PolicyKernel policy;
 };
 
 // The best that this machine runs, or what FAPO_ISA names (baseline, avx2, avx512) if the machine runs it.

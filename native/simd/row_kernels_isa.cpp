@@ -521,8 +521,10 @@ constexpr RowKernels<float> float_kernels() {
 
 }  // namespace
 
+void policy_kernel(PolicyBlock& block, int64_t tokens, const PolicyBlockParams& params, PolicyLanes& lanes);
+
 extern const IsaKernels kernels;
-const IsaKernels kernels = {FAPO_TEXT(FAPO_ISA), Vec::kFusedMultiplyAdd, float_kernels(), kernels_of<bf16>(),
-                            kernels_of<f16>()};
+const IsaKernels kernels = {FAPO_TEXT(FAPO_ISA), Vec::kFusedMultiplyAdd, float_kernels(),
+                            kernels_of<bf16>(),  kernels_of<f16>(),      policy_kernel};
 
 }  // namespace fapo::FAPO_ISA
