@@ -424,19 +424,22 @@ class Device {
       if (failed == cudaSuccess) failed = cudaGraphUpload(to->exec, stream_);  // not at the first replay
       return failed;
     };
-    if (error == cudaSuccess) error = instantiate();
-    if (error == cudaErrorMemoryAllocation && captured != nullptr) {
-      cudaGetLastError();
-      if (graph->exec != nullptr) cudaGraphExecDestroy(graph->exec);
-      graph->exec = nullptr;
-      empty_cache();
-      error = instantiate();
-    }
-    if (captured != nullptr) cudaGraphDestroy(captured);
-    if (error != cudaSuccess) {
+    try {
+      if (error == cudaSuccess) error = instantiate();
+      if (error == cudaErrorMemoryAllocation && captured != nullptr) {
+        cudaGetLastError();
+        if (graph->exec != nullptr) cudaGraphExecDestroy(graph->exec);
+        graph->exec = nullptr;
+        empty_cache();
+        error = instantiate();
+      }
+      if (error != cudaSuccess) throw failure(error, nullptr);
+    } catch (...) {
+      if (captured != nullptr) cudaGraphDestroy(captured);
       destroy(*graph);
-      throw failure(error, nullptr);
+      throw;
     }
+    cudaGraphDestroy(captured);
     return std::move(graph);
   }
 

@@ -13,6 +13,7 @@ import {
   type DType,
   deviceNumber,
   exactType,
+  extentOf,
   isTensor,
   memory,
   Tensor,
@@ -221,8 +222,7 @@ export class Arguments {
 
   /** The elements a tensor says it has are still there: its buffer may have been transferred or shrunk since. */
   #expectWhole(name: string, matrix: Tensor): void {
-    const [rows, columns] = matrix.shape as [number, number];
-    const needed = rows === 0 ? 0 : (rows - 1) * matrix.rowStride + columns;
+    const needed = extentOf(matrix.shape, matrix.rowStride);
     const data = memory(this.op, name, matrix);
     if (data.length < needed) this.fail(`${name}.data`, `of at least ${needed} elements`, data);
   }

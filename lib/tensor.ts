@@ -214,11 +214,11 @@ export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
     return makeTensor(elements, dims, dtype);
   }
   expect(dims.length === 2, op, "shape", "of two dimensions when rowStride is given", dims);
-  const [rows, columns] = dims as [number, number];
+  const columns = dims[1]!;
   const strideFits = Number.isSafeInteger(rowStride) && (rowStride as number) >= columns;
   expect(strideFits, op, "rowStride", `an integer of at least ${columns}`, rowStride);
   const stride = rowStride as number;
-  const needed = rows === 0 ? 0 : (rows - 1) * stride + columns;
+  const needed = extentOf(dims, stride);
   expect(Number.isSafeInteger(needed) && needed <= length, op, "data", `of at least ${needed} elements`, data);
   return new Tensor(internal, elements, dims, dtype, stride);
 }
@@ -446,8 +446,7 @@ function overlap(a: TensorData, b: TensorData): boolean {
 
 /** How many elements lie between the first and the last of a tensor: as many must be there still. */
 function expectLength(op: string, argument: string, data: Memory, { shape, rowStride }: Tensor): number {
-  const rows = shape.length === 2 ? shape[0]! : 1;
-  const needed = sizeOf(shape) === 0 ? 0 : (rows - 1) * rowStride + sizeOf(shape) / rows;
+  const needed = extentOf(shape, rowStride);
   // The buffer may have been transferred or resized since.
   expect(data.length >= needed, op, argument, `of at least ${needed} elements`, data);
   return needed;
@@ -490,6 +489,13 @@ export function expectNoOther(op: string, rest: object): void {
 
 export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
+}
+
+/** Elements from the first to the last: only a matrix has rows that lie apart. */
+export function extentOf(shape: readonly number[], rowStride: number): number {
+  if (shape.length !== 2) return sizeOf(shape);
+  const [rows, columns] = shape as [number, number];
+  return rows === 0 || columns === 0 ? 0 : (rows - 1) * rowStride + columns;
 }
 
 export function isDType(value: unknown): value is DType {

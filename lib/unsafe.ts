@@ -12,6 +12,7 @@ import {
   type DType,
   deviceNumber,
   expectNoOther,
+  extentOf,
   isDType,
   isTensor,
   makeTensor,
@@ -60,8 +61,7 @@ export function fromDevicePointer<D extends DType>(pointer: DevicePointer<D>): T
   expect(address % BigInt(elementBytes) === 0n, op, "address", `a multiple of ${elementBytes}`, address);
   if (stream !== undefined) checkStream(op, stream);
 
-  const rows = dims.length === 2 ? dims[0]! : 1;
-  const length = sizeOf(dims) === 0 ? 0 : dims.length === 2 ? (rows - 1) * rowStride + dims[1]! : sizeOf(dims);
+  const length = extentOf(dims, rowStride);
   expect(Number.isSafeInteger(length * elementBytes), op, "shape", "of fewer than 2^53 bytes", dims);
   const elements =
     length === 0

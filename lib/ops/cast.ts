@@ -2,7 +2,7 @@
 import { Arguments } from "../arguments.ts";
 import { expect } from "../check.ts";
 import { calls } from "../native.ts";
-import { allocate, type DType, isTensor, nativeMatrix, sizeOf, type Tensor } from "../tensor.ts";
+import { allocate, type DType, extentOf, isTensor, nativeMatrix, sizeOf, type Tensor } from "../tensor.ts";
 
 const floatingDTypes: readonly unknown[] = ["float32", "bfloat16", "float16"];
 
@@ -40,7 +40,7 @@ export function cast<D extends DType>(source: Tensor, dtype: D, options: CastOpt
   // Only a matrix can be strided; anything else is one long row.
   const matrix = shape.length === 2;
   const columns = matrix ? shape[1]! : sizeOf(shape);
-  const needed = sizeOf(shape) === 0 ? 0 : matrix ? (shape[0]! - 1) * source.rowStride + columns : columns;
+  const needed = extentOf(shape, source.rowStride);
   expect(native.data.length >= needed, op, "the tensor's data", `of at least ${needed} elements`, native.data);
   const result =
     out === undefined ? args.made(() => allocate(op, shape, dtype, args.device)) : args.given("out", out, dtype, shape);
