@@ -128,6 +128,23 @@ forEachDevice("log-ratios of 20, 50, 1e4 and infinity give finite losses and gra
   }
 });
 
+forEachDevice("without a clamp ratios are infinite and 0, as those of the definition are", (device) => {
+  for (const gap of [20, 80, 800, 1e4, Number.POSITIVE_INFINITY]) {
+    for (const sign of [1, -1]) {
+      for (const advantage of [1, -1]) {
+        const input = {
+          logprobs: [sign > 0 ? -1 : -1 - gap],
+          oldLogprobs: [sign > 0 ? -1 - gap : -1],
+          advantages: [advantage],
+          logRatioClamp: Number.POSITIVE_INFINITY,
+        };
+        const result = policyLoss(asOptions(device, rng(1), input));
+        compareWithReference(device, result, policyReference(input), `gap ${sign * gap}, advantage ${advantage}`);
+      }
+    }
+  }
+});
+
 forEachDevice("k1, k2 and k3 of huge gaps give finite values and gradients", (device) => {
   for (const q of [0, 1, -1, 20, -20, 100, -100, 1e4, -1e4, Infinity, -Infinity]) {
     for (const klEstimator of ["k1", "k2", "k3"] as const) {

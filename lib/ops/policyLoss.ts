@@ -71,7 +71,7 @@ export interface PolicyBatchOptions {
 export interface PolicyLossOptions extends PolicyBatchOptions {
   /** `[N]`, float32: log-probs under the policy being trained. */
   logprobs: FloatInput;
-  /** `[N]`, uint8; 0: the token does not count, and nothing of it is read. Default: all count. */
+  /** `[N]`, uint8; 0: the token does not count, whatever else is there. Default: all count. */
   responseMask?: Uint8Input;
   /** The result of an earlier call of the same shape, to be written to and returned. */
   out?: PolicyLossResult | undefined;

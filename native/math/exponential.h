@@ -17,8 +17,8 @@ struct Exponential {
   Real less_1;  // exp(x) - 1, as precise where that is small
 };
 
-// To an ulp or two; NaN stays. Real: double, or a type that has its operators, choose and power_of_two. Beyond +-708
-// the results stay what they are there, which in float32 are infinity and 0.
+// To an ulp or two; NaN stays. Real: double, or a type that has its operators, choose and power_of_two. exp(x) is
+// infinite above 709 and 0 below -708: a little before doubles end.
 template <typename Real>
 FAPO_HD Exponential<Real> exponential(Real x) {
 #ifdef __CUDA_ARCH__
@@ -26,8 +26,8 @@ FAPO_HD Exponential<Real> exponential(Real x) {
   const double less_1 = expm1(x);
   return {x < -8.0 ? exp_of(x) : less_1 + 1.0, less_1};
 #else
-  constexpr double kMost = 708.0;
-  const Real inside = choose(x < -kMost, Real(-kMost), choose(x > kMost, Real(kMost), x));
+  const auto small = x<-708.0, large = x> 709.0;
+  const Real inside = choose(small || large, Real(0.0), x);
   // x = n ln 2 + r, |r| <= ln 2 / 2. The upper part of ln 2 has 20 zeros at its end: its product with n is exact.
   constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
   const Real shifted = inside * kLog2E + kRound;
@@ -42,7 +42,9 @@ FAPO_HD Exponential<Real> exponential(Real x) {
   even = even * s + 0.5, odd = odd * s + 1.0 / 6.0;
   const Real part = (odd * r + even) * s + r;
   const Real power = power_of_two(shifted);
-  return {power * part + power, power * part + (power - 1.0)};
+  const Real value = power * part + power, less_1 = power * part + (power - 1.0);
+  return {choose(small, Real(0.0), choose(large, Real(INFINITY), value)),
+          choose(small, Real(-1.0), choose(large, Real(INFINITY), less_1))};
 #endif
 }
 

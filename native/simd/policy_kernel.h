@@ -22,7 +22,7 @@ struct PolicyBlock {
   alignas(64) float advantage[kTokens];
   alignas(64) float importance_weight[kTokens];
   alignas(64) float entropy[kTokens];
-  alignas(64) float counted[kTokens];  // not 0: the token counts. Of others nothing else is looked at
+  alignas(64) float counted[kTokens];  // not 0: the token counts. What the others hold does not matter
   alignas(64) double weight[kTokens];  // in the loss
   alignas(64) float grad[kTokens];     // out: dloss/dlogprob times grad_scale, 0 where a token does not count
 };
