@@ -26,7 +26,8 @@ FAPO_HD Exponential<Real> exponential(Real x) {
   const double less_1 = expm1(x);
   return {x < -8.0 ? exp_of(x) : less_1 + 1.0, less_1};
 #else
-  const auto small = x<-708.0, large = x> 709.0;
+  const auto small = x < -708.0;
+  const auto large = x > 709.0;
   const Real inside = choose(small || large, Real(0.0), x);
   // x = n ln 2 + r, |r| <= ln 2 / 2. The upper part of ln 2 has 20 zeros at its end: its product with n is exact.
   constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;

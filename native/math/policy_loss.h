@@ -26,7 +26,8 @@ struct Dual {
 // Selects, not fmin and fmax: those drop a NaN.
 template <typename Real>
 FAPO_HD Dual<Real> clamped(Real x, double low, double high) {
-  const auto below = x<low, above = x> high;
+  const auto below = x < low;
+  const auto above = x > high;
   return {choose(below, Real(low), choose(above, Real(high), x)), choose(below || above, Real(0.0), Real(1.0))};
 }
 
